@@ -1,0 +1,23 @@
+# Two commands do it all: `make demo` and `make test`. Both install what is missing, and are safe to run again.
+
+CARGO ?= cargo
+BIN := target/release/clove
+
+.PHONY: demo test build tools bench clean-data
+
+# Builds CloveOS and runs 48 drug-discovery experiments on real data, with three faults put in.
+demo: build
+	$(BIN) demo drug-discovery $(ARGS)
+
+build:
+	scripts/setup build
+	$(CARGO) build --release --locked -p clove -p clove-sys
+
+# Everything: formatting, lints, unit and property tests, simulation, end to end with the real binary, Python,
+# the escape suite, and cgroup v2 inside User-Mode Linux. Prints what was skipped, and why.
+test: build
+	scripts/setup test
+	scripts/test $(ARGS)
+
+tools:
+	scripts/setup test

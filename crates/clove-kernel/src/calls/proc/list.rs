@@ -1,0 +1,18 @@
+//! `proc.list`.
+
+use crate::core::{Caller, Decision, Tx};
+use crate::view;
+use clove_abi::calls::{ProcList, ProcListReply};
+use clove_abi::error::SysError;
+
+/// Live agents, and with `all` those remembered.
+pub fn handle(tx: &mut Tx<'_>, _: &Caller, args: &ProcList) -> Result<Decision, SysError> {
+    let state = &*tx.state;
+    let mut agents: Vec<_> = if args.all {
+        state.agents.values().map(|a| view::agent(state, a)).collect()
+    } else {
+        state.live().map(|a| view::agent(state, a)).collect()
+    };
+    agents.sort_by_key(|a| (a.started_ms, a.id));
+    Ok(Decision::reply(&ProcListReply { agents }))
+}

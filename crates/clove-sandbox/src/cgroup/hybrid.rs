@@ -1,0 +1,203 @@
+//! Hybrid hosts: memory, cpu and pids in v1 hierarchies, and a v2 tree without controllers for freeze and kill.
+
+use super::hierarchies::{Hierarchies, Hierarchy};
+use super::v1::{cpu, cpuacct, freezer, memory, pids};
+use super::{Backend, CgroupError, Group, Now, files};
+use clove_abi::Limits;
+use clove_abi::certificate::Usage;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+/// Our folder in one hierarchy.
+#[derive(Debug)]
+struct Tree {
+    folder: PathBuf,
+    /// As /proc/PID/cgroup shows it, from the root of what is mounted.
+    shown: String,
+    controllers: String,
+}
+
+/// Each tree is there when a group could be made in it and (for limits) a limit set.
+#[derive(Debug)]
+pub struct Hybrid {
+    memory: Option<Tree>,
+    cpu: Option<Tree>,
+    cpuacct: Option<Tree>,
+    pids: Option<Tree>,
+    freezer: Option<Tree>,
+    unified: Option<Tree>,
+}
+
+impl Tree {
+    /// Makes our folder and tries `works` on a throw-away group in it.
+    fn try_new(
+        hierarchy: Option<&Hierarchy>,
+        folder: &str,
+        limited: impl Fn(&Path) -> bool,
+        works: impl Fn(&Path) -> bool,
+    ) -> Option<Tree> {
+        let h = hierarchy?;
+        let folder = h.place(limited).join(folder);
+        if !folder.is_dir() {
+            files::make(&folder).ok()?;
+        }
+        let trial = folder.join(format!("trial-{}", std::process::id()));
+        files::make(&trial).ok()?;
+        let good = works(&trial);
+        files::remove(&trial);
+        let below = folder.strip_prefix(&h.root).ok()?;
+        let shown = format!("/{}", below.display());
+        good.then_some(Tree { folder, shown, controllers: h.controllers.clone() })
+    }
+
+    fn group(&self, g: &Group) -> PathBuf {
+        self.folder.join(&g.0)
+    }
+}
+
+impl Hybrid {
+    pub fn try_new(h: &Hierarchies, folder: &str) -> Hybrid {
+        let never = |_: &Path| false;
+        let memory = Tree::try_new(h.v1.get("memory"), folder, memory::is_limited, |g| {
+            memory::set_limit(g, 64 << 20).is_ok()
+        });
+        let cpu = Tree::try_new(h.v1.get("cpu"), folder, cpu::is_limited, |g| cpu::set(g, 100, 500).is_ok());
+        let cpuacct = Tree::try_new(h.v1.get("cpuacct"), folder, never, |g| g.join("cpuacct.usage_user").exists());
+        let pids = Tree::try_new(h.v1.get("pids"), folder, pids::is_limited, |g| pids::set(g, 10).is_ok());
+        let unified = Tree::try_new(h.v2.as_ref(), folder, never, |g| g.join("cgroup.freeze").exists());
+        let freezer = match unified {
+            Some(_) => None,
+            None => Tree::try_new(h.v1.get("freezer"), folder, never, |g| freezer::set(g, false).is_ok()),
+        };
+        Hybrid { memory, cpu, cpuacct, pids, freezer, unified }
+    }
+
+    /// Every tree once: cpu and cpuacct are often one.
+    fn trees(&self) -> Vec<&Tree> {
+        let mut trees: Vec<&Tree> = Vec::new();
+        for t in [&self.memory, &self.cpu, &self.cpuacct, &self.pids, &self.freezer, &self.unified].into_iter().flatten()
+        {
+            if !trees.iter().any(|o| o.folder == t.folder) {
+                trees.push(t);
+            }
+        }
+        trees
+    }
+
+    fn read<T: Default>(tree: &Option<Tree>, g: &Group, f: impl Fn(&Path) -> T) -> T {
+        tree.as_ref().map(|t| f(&t.group(g))).unwrap_or_default()
+    }
+}
+
+impl Backend for Hybrid {
+    fn name(&self) -> &'static str {
+        if self.unified.is_some() { "hybrid v1" } else { "v1" }
+    }
+
+    fn missing(&self) -> Vec<String> {
+        [("memory", &self.memory), ("cpu", &self.cpu), ("pids", &self.pids)]
+            .into_iter()
+            .filter(|(_, t)| t.is_none())
+            .map(|(name, _)| name.to_owned())
+            .collect()
+    }
+
+    fn create(&self, group: &Group, limits: &Limits) -> Result<(), CgroupError> {
+        let made = || {
+            for t in self.trees() {
+                files::make(&t.group(group))?;
+            }
+            self.set_limits(group, limits)
+        };
+        let made = made();
+        if made.is_err() {
+            self.remove(group);
+        }
+        made
+    }
+
+    fn attach(&self, group: &Group, pid: i32) -> Result<(), CgroupError> {
+        for t in self.trees() {
+            files::write(&t.group(group).join("cgroup.procs"), &pid.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), CgroupError> {
+        if let Some(t) = &self.memory {
+            memory::set_limit(&t.group(group), limits.memory_bytes)?;
+        }
+        if let Some(t) = &self.cpu {
+            cpu::set(&t.group(group), limits.cpu_weight, limits.cpu_milli)?;
+        }
+        if let Some(t) = &self.pids {
+            pids::set(&t.group(group), limits.pids)?;
+        }
+        Ok(())
+    }
+
+    fn watch_oom(&self, group: &Group) -> Option<OwnedFd> {
+        self.memory.as_ref().and_then(|t| memory::watch_oom(&t.group(group)))
+    }
+
+    fn freeze(&self, group: &Group, frozen: bool) -> Result<(), CgroupError> {
+        match (&self.unified, &self.freezer) {
+            (Some(t), _) => files::write(&t.group(group).join("cgroup.freeze"), if frozen { "1" } else { "0" }),
+            (None, Some(t)) => freezer::set(&t.group(group), frozen),
+            (None, None) => Err(CgroupError {
+                action: "freeze",
+                path: group.0.clone(),
+                source: std::io::ErrorKind::Unsupported.into(),
+            }),
+        }
+    }
+
+    fn kill(&self, group: &Group) -> bool {
+        if let Some(t) = &self.freezer {
+            let _ = freezer::set(&t.group(group), false);
+        }
+        self.unified.as_ref().is_some_and(|t| files::write(&t.group(group).join("cgroup.kill"), "1").is_ok())
+    }
+
+    fn usage(&self, group: &Group) -> Usage {
+        let (cpu_user_us, cpu_system_us) = Self::read(&self.cpuacct, group, cpuacct::times);
+        Usage {
+            cpu_user_us,
+            cpu_system_us,
+            peak_memory_bytes: Self::read(&self.memory, group, memory::peak),
+            tmpfs_bytes: Self::read(&self.memory, group, memory::shmem),
+            oom_kills: Self::read(&self.memory, group, memory::oom_kills),
+            pids_refused: Self::read(&self.pids, group, pids::refused),
+            throttled_periods: Self::read(&self.cpu, group, cpu::throttled_periods),
+            disk_full: false,
+        }
+    }
+
+    fn now(&self, group: &Group) -> Now {
+        Now {
+            memory_bytes: Self::read(&self.memory, group, memory::now),
+            pids: Self::read(&self.pids, group, pids::now),
+        }
+    }
+
+    fn processes(&self, group: &Group) -> Vec<i32> {
+        let trees = [&self.unified, &self.pids, &self.memory, &self.freezer];
+        trees.into_iter().flatten().next().map(|t| files::processes(&t.group(group))).unwrap_or_default()
+    }
+
+    fn remove(&self, group: &Group) -> bool {
+        // All of them, also when one isn't ready yet.
+        self.trees().iter().fold(true, |gone, t| files::remove(&t.group(group)) && gone)
+    }
+
+    fn groups(&self) -> Vec<Group> {
+        let mut names: Vec<String> = self.trees().iter().flat_map(|t| files::below(&t.folder)).collect();
+        names.sort();
+        names.dedup();
+        names.into_iter().map(Group).collect()
+    }
+
+    fn paths(&self, group: &Group) -> Vec<(String, String)> {
+        self.trees().iter().map(|t| (t.controllers.clone(), format!("{}/{}", t.shown, group.0))).collect()
+    }
+}

@@ -1,0 +1,225 @@
+//! The launcher: one single-threaded loop that makes cells, watches them, and tells the kernel.
+
+mod cell;
+mod cold;
+mod end;
+mod failures;
+mod ground;
+mod poller;
+mod requests;
+mod setup;
+mod template;
+mod verify;
+mod warm;
+
+use crate::cgroup::{self, Group};
+use crate::host::HostFacts;
+use crate::idmap::Idmaps;
+use crate::link::LauncherLink;
+use crate::protocol::{Event, Token};
+use crate::seccomp;
+use crate::stage::Stage;
+use crate::uids::Uids;
+use cell::Cell;
+use clove_sys::clone::{self, SingleThreaded};
+use clove_sys::seccomp::Instruction;
+use poller::{Poller, Source};
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The namespaces of an agent's cell that clone3 makes. The cgroup namespace is unshared by the stub itself, once it is
+/// in the cgroups that shall be its root.
+const NAMESPACES: u64 =
+    clone::NEWUSER | clone::NEWNS | clone::NEWPID | clone::NEWNET | clone::NEWIPC | clone::NEWUTS;
+
+/// What the launcher must know of its kernel.
+#[derive(Clone, Debug)]
+pub struct LauncherConfig {
+    /// The kernel's data directory; names the cgroups.
+    pub data_dir: PathBuf,
+    /// Folders that no agent may see, nor anything that contains them. The data directory is always one of them.
+    pub protected: Vec<PathBuf>,
+}
+
+/// The launcher couldn't be set up.
+#[derive(Debug, thiserror::Error)]
+#[error("the launcher can't {what}: {source}")]
+pub struct LauncherError {
+    pub what: &'static str,
+    #[source]
+    pub source: io::Error,
+}
+
+/// Forks the launcher off; call it before the process has any thread. Gives the launcher's pid and the kernel's end of
+/// the socket. The launcher leaves when that end is closed.
+pub fn fork_launcher(config: LauncherConfig) -> io::Result<(i32, crate::Link)> {
+    let (ours, theirs) = crate::link::pair()?;
+    let mut theirs = Some(theirs);
+    let ours_number = std::os::fd::AsRawFd::as_raw_fd(&ours);
+    let pid = clove_sys::launcher_fork::fork_launcher(|| {
+        // The child's copy of the kernel's end would keep the socket open for ever.
+        clove_sys::launcher_fork::close_inherited(ours_number);
+        match theirs.take() {
+            Some(socket) => run(socket, &config),
+            None => 1,
+        }
+    })?;
+    Ok((pid, crate::Link::new(ours)?))
+}
+
+/// The launcher's whole life; the result is its exit code.
+pub fn run(socket: OwnedFd, config: &LauncherConfig) -> i32 {
+    match Launcher::set_up(socket, config) {
+        Ok(mut launcher) => launcher.serve(),
+        Err(e) => {
+            // The kernel reads the reason on its own stderr, which this process shares.
+            eprintln!("clove launcher: {e}");
+            1
+        }
+    }
+}
+
+pub(crate) struct Launcher {
+    link: LauncherLink,
+    poller: Poller,
+    proof: SingleThreaded,
+    host: HostFacts,
+    stage: Stage,
+    idmaps: Idmaps,
+    uids: Uids,
+    cells: BTreeMap<Token, Cell>,
+    cgroups: Box<dyn cgroup::Backend>,
+    /// The default profile, compiled.
+    filter: Vec<Instruction>,
+    /// Groups whose processes have ended, but which couldn't be removed yet.
+    removals: Vec<Group>,
+    removal_wait: Option<Duration>,
+    /// Children without a pidfd of ours that may have to be reaped.
+    strays: u32,
+    /// Id ranges of templates that have ended before their last agent.
+    retired_ranges: Vec<(Token, u32)>,
+    /// /dev/null, for a stdin that nobody gives.
+    null: OwnedFd,
+    leaving: bool,
+}
+
+impl Launcher {
+    fn set_up(socket: OwnedFd, config: &LauncherConfig) -> Result<Launcher, LauncherError> {
+        let failed = |what: &'static str| move |source: io::Error| LauncherError { what, source };
+        let errno = |what: &'static str| move |e: rustix::io::Errno| LauncherError { what, source: e.into() };
+        let proof = SingleThreaded::prove()
+            .ok_or_else(|| failed("run with several threads")(io::ErrorKind::Unsupported.into()))?;
+        clove_sys::launcher_fork::settle().map_err(errno("settle in"))?;
+        let null = clove_sys::launcher_fork::occupy_low_descriptors().map_err(errno("open /dev/null"))?;
+        clove_sys::mounts::private_mounts().map_err(errno("have its own mount namespace (it needs root)"))?;
+        let stage = Stage::build().map_err(failed("build /dev and /etc for agents"))?;
+        let uids = Uids::claim().map_err(failed("claim a range of uids"))?;
+        let link = LauncherLink::new(socket).map_err(failed("use its socket"))?;
+        let mut poller = Poller::new().map_err(failed("make an epoll descriptor"))?;
+        poller.add(&link, Source::Kernel).map_err(failed("watch its socket"))?;
+        let mut protected = config.protected.clone();
+        protected.push(config.data_dir.clone());
+        let mut launcher = Launcher {
+            link,
+            poller,
+            proof,
+            host: HostFacts::gather(&protected),
+            stage,
+            idmaps: Idmaps::default(),
+            uids,
+            cells: BTreeMap::new(),
+            cgroups: cgroup::probe(&config.data_dir),
+            filter: seccomp::default_filter(),
+            removals: Vec::new(),
+            removal_wait: None,
+            strays: 0,
+            retired_ranges: Vec::new(),
+            null,
+            leaving: false,
+        };
+        launcher.clear_stale_groups();
+        Ok(launcher)
+    }
+
+    fn serve(&mut self) -> i32 {
+        loop {
+            let sources = match self.poller.wait(self.link.wants_write(), &self.link, self.removal_wait) {
+                Ok(sources) => sources,
+                Err(e) => {
+                    eprintln!("clove launcher: epoll_wait failed: {e}");
+                    self.kill_everything();
+                    return 1;
+                }
+            };
+            for source in sources {
+                self.handle(source);
+            }
+            if !self.removals.is_empty() {
+                self.retry_removals();
+            }
+            self.reap_strays();
+            if self.link.flush().is_err() {
+                self.leaving = true;
+            }
+            if self.leaving {
+                self.kill_everything();
+                return 0;
+            }
+        }
+    }
+
+    fn handle(&mut self, source: Source) {
+        match source {
+            Source::Kernel => self.handle_kernel(),
+            Source::Setup(token) => self.handle_setup(token),
+            Source::First(token) => self.handle_first_ended(token),
+            Source::Embryo(token) => self.handle_embryo_ended(token),
+            Source::Helper(token) => self.handle_helper(token),
+            Source::Control(token) => self.handle_control(token),
+            Source::Outcome(token) => self.handle_outcome(token),
+            Source::Oom(token) => self.handle_oom(token),
+        }
+    }
+
+    /// What a launcher of this directory that was killed has left behind.
+    fn clear_stale_groups(&mut self) {
+        for group in self.cgroups.groups() {
+            if !self.cgroups.kill(&group) {
+                for pid in self.cgroups.processes(&group) {
+                    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
+                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                    }
+                }
+            }
+            self.removals.push(group);
+        }
+        self.retry_removals();
+    }
+
+    fn handle_kernel(&mut self) {
+        match self.link.recv() {
+            Ok(messages) => {
+                for (request, fds) in messages {
+                    self.request(request, fds);
+                }
+            }
+            Err(e) => {
+                eprintln!("clove launcher: {e}");
+                self.leaving = true;
+            }
+        }
+        // What was sent before the end of the socket has been seen, but its end means leaving.
+        if self.link.is_closed() {
+            self.leaving = true;
+        }
+    }
+
+    fn tell(&mut self, event: &Event, fds: &[BorrowedFd<'_>]) {
+        if self.link.send(event, fds).is_err() {
+            self.leaving = true;
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Ends: reaping, the last measurements, and giving back what a cell held.
+
+use super::Launcher;
+use super::cell::{Cell, Failure, Kind, Process, State};
+use super::poller::Source;
+use crate::protocol::{Event, Status, Token};
+use clove_abi::certificate::Usage;
+use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use std::os::fd::AsFd;
+
+impl Launcher {
+    /// The first process of a cell has ended, and with it everything in its PID namespace.
+    pub(super) fn handle_first_ended(&mut self, token: Token) {
+        // What it said last may still wait in its socket.
+        self.handle_setup(token);
+        if matches!(self.cells.get(&token).map(|c| &c.kind), Some(Kind::Template(_))) {
+            self.handle_control(token);
+        }
+        let Some(cell) = self.cells.get_mut(&token) else { return };
+        let Some(status) = cell.first.as_ref().and_then(reap) else { return };
+        cell.first_status = Some(status);
+        if let Some(first) = cell.first.take() {
+            self.poller.remove(&first.pidfd, Source::First(token));
+        }
+        self.drop_setup(token);
+        self.finish_if_over(token);
+    }
+
+    /// An embryo has ended; its init isn't needed any more.
+    pub(super) fn handle_embryo_ended(&mut self, token: Token) {
+        let Some(cell) = self.cells.get_mut(&token) else { return };
+        let Some(warm) = cell.warm() else { return };
+        let Some(status) = warm.embryo.as_ref().and_then(reap) else { return };
+        let embryo = warm.embryo.take();
+        cell.status.get_or_insert(status);
+        if let Some(first) = &cell.first {
+            let _ = pidfd_send_signal(&first.pidfd, Signal::KILL);
+        }
+        if let Some(embryo) = embryo {
+            self.poller.remove(&embryo.pidfd, Source::Embryo(token));
+        }
+        self.finish_if_over(token);
+    }
+
+    /// Tells the kernel and clears away, once nothing of the cell is left.
+    pub(super) fn finish_if_over(&mut self, token: Token) {
+        if self.cells.get(&token).is_some_and(Cell::is_over)
+            && let Some(cell) = self.cells.remove(&token)
+        {
+            self.finish(cell);
+        }
+    }
+
+    fn finish(&mut self, mut cell: Cell) {
+        let token = cell.token;
+        let usage = self.last_usage(&mut cell);
+        self.give_back(&mut cell);
+        let first_status = cell.first_status.unwrap_or(Status::Signal(libc::SIGKILL));
+        let unfinished = matches!(cell.state, State::Building | State::Starting);
+        match cell.failure {
+            Some(f) if !cell.killed => self.tell_failed(token, f),
+            None if unfinished && !cell.killed && cell.is_agent() => {
+                let f = if cell.out_of_memory || usage.oom_kills > 0 {
+                    Failure {
+                        stage: "init".into(),
+                        errno: libc::ENOMEM,
+                        message: "the memory limit is too small to start it".into(),
+                        hint: "give it more memory".into(),
+                    }
+                } else {
+                    Failure {
+                        stage: "init".into(),
+                        errno: 0,
+                        message: format!("the cell's first process ended while it was being made ({first_status:?})"),
+                        hint: "somebody on the host may have killed it: try again".into(),
+                    }
+                };
+                self.tell_failed(token, f);
+            }
+            _ => {
+                let status = cell.status.unwrap_or(first_status);
+                self.tell(&Event::Exited { token, status, usage }, &[]);
+            }
+        }
+    }
+
+    /// Read before the group goes.
+    fn last_usage(&mut self, cell: &mut Cell) -> Usage {
+        let mut usage = cell.group.as_ref().map(|g| self.cgroups.usage(g)).unwrap_or_default();
+        usage.disk_full = cell.scratch.as_ref().is_some_and(|s| is_full(s.as_fd()));
+        if cell.out_of_memory {
+            usage.oom_kills = usage.oom_kills.max(1);
+        }
+        usage
+    }
+
+    fn give_back(&mut self, cell: &mut Cell) {
+        let token = cell.token;
+        if let Some(oom) = cell.oom.take() {
+            self.poller.remove(&oom, Source::Oom(token));
+        }
+        if let Some(group) = cell.group.take() {
+            self.removals.push(group);
+            self.retry_removals();
+        }
+        match &mut cell.kind {
+            Kind::Cold { .. } => self.uids.give_back(cell.uid),
+            Kind::Template(t) => {
+                self.strays += 1;
+                if let Some(control) = t.control.take() {
+                    self.poller.remove(&control, Source::Control(token));
+                }
+                self.retired_ranges.push((token, t.first_id));
+            }
+            Kind::Warm(w) => {
+                if let Some(outcome) = w.outcome.take() {
+                    self.poller.remove(&outcome, Source::Outcome(token));
+                }
+                let (template, inner) = (w.template, w.inner_id);
+                if let Some(t) = self.cells.get_mut(&template).and_then(Cell::template) {
+                    t.uids.give_back(inner);
+                }
+            }
+        }
+        self.free_retired_ranges();
+    }
+
+    /// A template's ids are free again when the last of its agents has ended too.
+    fn free_retired_ranges(&mut self) {
+        let cells = &self.cells;
+        let uids = &mut self.uids;
+        self.retired_ranges.retain(|(template, first_id)| {
+            let in_use = cells.values().any(|c| matches!(&c.kind, Kind::Warm(w) if w.template == *template));
+            if !in_use {
+                uids.give_back_range(*first_id);
+            }
+            in_use
+        });
+    }
+
+    /// rmdir of a group is refused for a short while after its last process has ended.
+    pub(super) fn retry_removals(&mut self) {
+        let cgroups = &self.cgroups;
+        self.removals.retain(|g| !cgroups.remove(g));
+        self.removal_wait = match self.removals.is_empty() {
+            true => None,
+            false => Some(self.removal_wait.map_or(FIRST_WAIT, |w| (w * 2).min(LAST_WAIT))),
+        };
+    }
+
+    /// Helpers, and what templates have left behind, come to the launcher when they end.
+    pub(super) fn reap_strays(&mut self) {
+        while self.strays > 0 {
+            let Some(pid) = clove_sys::reap::peek_ended() else { return };
+            if self.cells.values().any(|c| c.owns(pid)) {
+                // Its own pidfd brings it up next; the strays behind it wait for that.
+                return;
+            }
+            clove_sys::reap::discard(pid);
+        }
+    }
+
+    /// On the way out: everything dies with its init; nobody is left to be told.
+    pub(super) fn kill_everything(&mut self) {
+        let processes = |c: &Cell| -> Vec<rustix::fd::OwnedFd> {
+            let embryo = match &c.kind {
+                Kind::Warm(w) => w.embryo.as_ref(),
+                _ => None,
+            };
+            [c.first.as_ref(), embryo].into_iter().flatten().filter_map(|p| p.pidfd.try_clone().ok()).collect()
+        };
+        let mut ending = Vec::new();
+        for cell in self.cells.values() {
+            if let Some(group) = &cell.group {
+                self.cgroups.kill(group);
+            }
+            for pidfd in processes(cell) {
+                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+                // Embryos before inits: a PID namespace's init waits for all in it to be reaped.
+                ending.insert(0, pidfd);
+            }
+        }
+        for pidfd in ending {
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        }
+        for cell in std::mem::take(&mut self.cells).into_values() {
+            self.removals.extend(cell.group);
+        }
+        // The kernel's books know these agents as gone; what can't be removed now goes at the next start.
+        for _ in 0..50 {
+            self.retry_removals();
+            if self.removals.is_empty() {
+                return;
+            }
+            std::thread::sleep(FIRST_WAIT);
+        }
+    }
+}
+
+const FIRST_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
+const LAST_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// `None` when it hasn't ended.
+fn reap(process: &Process) -> Option<Status> {
+    let got = waitid(WaitId::PidFd(process.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    got.ok().flatten().map(|s| status(&s))
+}
+
+fn status(s: &WaitIdStatus) -> Status {
+    match (s.exit_status(), s.terminating_signal()) {
+        (Some(code), _) => Status::Code(code),
+        (None, Some(signal)) => Status::Signal(signal),
+        (None, None) => Status::Signal(libc::SIGKILL),
+    }
+}
+
+/// Less than a page, or no inode, is free.
+fn is_full(scratch: std::os::fd::BorrowedFd<'_>) -> bool {
+    rustix::fs::fstatvfs(scratch).is_ok_and(|s| s.f_bavail == 0 || s.f_favail == 0)
+}

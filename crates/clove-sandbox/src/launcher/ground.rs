@@ -1,0 +1,123 @@
+//! What every kind of cell needs before its first process: a group with limits, opened mounts, a setup socket.
+
+use super::Launcher;
+use super::cell::{Cell, Failure};
+use super::failures::{failure, from_io};
+use super::poller::Source;
+use crate::cgroup::Group;
+use crate::compile::c_string;
+use crate::plan::{Plan, PlanError};
+use crate::protocol::{CellPolicy, Token};
+use crate::sources::{self, Owners};
+use clove_sys::program::StringArray;
+use clove_sys::stub::GO;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SendFlags, SocketFlags, SocketType};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+
+/// Mount trees, and their numbers as a script wants them.
+pub struct Trees {
+    _owned: Vec<OwnedFd>,
+    pub numbers: Vec<RawFd>,
+}
+
+impl Launcher {
+    /// Makes the group, or says which limits it can't have.
+    pub(super) fn make_group(&mut self, cell: &mut Cell) -> Result<(), Failure> {
+        let missing: Vec<String> = self
+            .cgroups
+            .missing()
+            .into_iter()
+            // No quota was asked for, and weights matter only between agents.
+            .filter(|m| m != "cpu" || cell.policy.limits.cpu_milli > 0)
+            .collect();
+        if !missing.is_empty() && !cell.policy.allow_degraded {
+            return Err(Failure {
+                stage: "limits".into(),
+                errno: libc::ENOTSUP,
+                message: format!("this host can't enforce the limit of {}", missing.join(", ")),
+                hint: "run `clove doctor` for the remedy, or allow it with allow_degraded = true".into(),
+            });
+        }
+        cell.missing_limits = missing;
+        let group = Group(format!("{}.{}-{}", cell.policy.label, std::process::id(), cell.token));
+        self.cgroups.create(&group, &cell.policy.limits)?;
+        if let Some(event) = self.cgroups.watch_oom(&group) {
+            let watched = self.poller.add(&event, Source::Oom(cell.token));
+            watched.map_err(|e| from_io("launcher", &e, "watching for out-of-memory", ""))?;
+            cell.oom = Some(event);
+        }
+        cell.group = Some(group);
+        Ok(())
+    }
+
+    pub(super) fn open_trees(&mut self, plan: &Plan, policy: &CellPolicy, host_id: u32) -> Result<Trees, Failure> {
+        let owners = Owners { operator: (policy.operator_uid, policy.operator_gid), agent: (host_id, host_id) };
+        let owned = sources::open_all(&plan.mounts, &self.stage, &mut self.idmaps, &self.proof, owners)?;
+        let numbers = owned.iter().map(|t| t.as_raw_fd()).collect();
+        Ok(Trees { _owned: owned, numbers })
+    }
+
+    /// Moves the first process into the cell's groups and tells it to go on.
+    pub(super) fn release(&mut self, token: Token) -> Result<(), Failure> {
+        let Some(cell) = self.cells.get(&token) else { return Ok(()) };
+        let (Some(first), Some(setup)) = (&cell.first, &cell.setup) else { return Ok(()) };
+        if let Some(group) = &cell.group {
+            self.cgroups.attach(group, first.pid)?;
+        }
+        clove_sys::scm::send(setup.as_fd(), &[GO], &[], SendFlags::DONTWAIT)
+            .map(drop)
+            .map_err(|e| failure("launcher", e, "the first process can't be told to go on", ""))
+    }
+
+    /// Watches a descriptor of a cell that is in the table already.
+    pub(super) fn watch(&mut self, fd: impl AsFd, source: Source) -> Result<(), Failure> {
+        let hint = "raise the limit of open files (ulimit -n) for the kernel";
+        self.poller
+            .add(fd, source)
+            .map_err(|e| from_io("launcher", &e, "the launcher can't watch one more descriptor", hint))
+    }
+}
+
+/// (the launcher's, nonblocking; the stub's, blocking)
+pub fn setup_pair() -> Result<(OwnedFd, OwnedFd), Failure> {
+    let pair = || -> Result<_, Errno> {
+        let (ours, theirs) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        rustix::io::ioctl_fionbio(&ours, true)?;
+        Ok((ours, theirs))
+    };
+    let hint = "raise the limit of open files (ulimit -n) for the kernel";
+    pair().map_err(|e| failure("launcher", e, "no socket pair", hint))
+}
+
+/// The files that may be meant by the program's name, as execvp(3) looks for them.
+pub fn candidates(policy: &CellPolicy, argv: &[String]) -> Result<Vec<std::ffi::CString>, PlanError> {
+    let Some(name) = argv.first() else { return Ok(Vec::new()) };
+    if name.contains('/') {
+        return Ok(vec![c_string(name)?]);
+    }
+    let path = policy.env.iter().rev().find(|(k, _)| k == "PATH");
+    let path = path.map_or("/usr/local/bin:/usr/bin:/bin", |(_, v)| v.as_str());
+    path.split(':').filter(|dir| dir.starts_with('/')).map(|dir| c_string(&format!("{dir}/{name}"))).collect()
+}
+
+pub fn strings(items: impl Iterator<Item = String>) -> Result<StringArray, PlanError> {
+    Ok(StringArray::new(items.map(|s| c_string(&s)).collect::<Result<_, _>>()?))
+}
+
+pub fn environment(policy: &CellPolicy) -> Result<StringArray, PlanError> {
+    strings(policy.env.iter().map(|(k, v)| format!("{k}={v}")))
+}
+
+/// The maps of a user namespace whose parent is the launcher's: `inside` first id inside, `outside` on the host.
+pub fn write_maps(pid: i32, inside: u32, outside: u32, count: u32) -> Result<(), Failure> {
+    let line = format!("{inside} {outside} {count}");
+    for (file, content) in [("setgroups", "deny"), ("gid_map", &line), ("uid_map", &line)] {
+        std::fs::write(format!("/proc/{pid}/{file}"), content).map_err(|e| {
+            let message = format!("writing {file} of the new user namespace");
+            from_io("uid_map", &e, &message, "the kernel must run as root")
+        })?;
+    }
+    Ok(())
+}

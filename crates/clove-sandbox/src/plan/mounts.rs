@@ -1,0 +1,158 @@
+//! The user's mounts: which are refused, which are there already, and in which order they are made.
+
+use super::{PlanError, refuse};
+use crate::host::{HostFacts, Resolved, SystemPath};
+use crate::protocol::CellPolicy;
+use clove_abi::run::Mount;
+use std::path::{Path, PathBuf};
+
+/// A mount that will be made.
+pub struct UserMount {
+    /// All links followed.
+    pub source: String,
+    pub target: String,
+    pub writable: bool,
+    pub is_folder: bool,
+    /// Its mount point lies in a mount made before it, and exists there.
+    pub inside_another: bool,
+}
+
+/// Folders of the cell itself that can't be covered, nor anything below them.
+const CLOSED: [&str; 5] = ["/proc", "/dev", "/sys", "/run/clove", "/etc"];
+/// Folders that can't be covered, but can have mounts below them.
+const FIXED: [&str; 8] = ["/work", "/tmp", "/out", "/checkpoint", "/run", "/var", "/var/tmp", "/var/run"];
+/// Kernel interfaces of the host.
+const HOST_KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
+
+fn error(m: &Mount, why: impl Into<String>, hint: impl Into<String>) -> PlanError {
+    PlanError { what: format!("mount {}:{}", m.source, m.target), why: why.into(), hint: hint.into() }
+}
+
+/// Checks, resolves, sorts by depth, and leaves out what is visible anyway.
+pub fn user_mounts(policy: &CellPolicy, host: &HostFacts) -> Result<Vec<UserMount>, PlanError> {
+    let mut wanted = Vec::new();
+    for m in &policy.mounts {
+        let target = check_target(m, host)?;
+        let source = check_source(m, host)?;
+        wanted.push((target, source, m));
+    }
+    wanted.sort_by_key(|(target, _, m)| (target.matches('/').count(), target.clone(), !m.writable));
+    let mut done: Vec<UserMount> = Vec::new();
+    for (target, source, m) in wanted {
+        if let Some(same) = done.iter().find(|d| d.target == target) {
+            if same.source == source.path.to_string_lossy() && same.writable >= m.writable {
+                continue;
+            }
+            let why = format!("two sources for one target ({} and {})", same.source, source.path.display());
+            return Err(error(m, why, "drop one of them"));
+        }
+        let above = above(&target, &done, host);
+        if let Some(above) = &above {
+            if above.shows(&target) == source.path && above.writable >= m.writable {
+                continue;
+            }
+            let point = host.paths.resolve(&above.shows(&target));
+            if point.as_ref().map(|p| (&p.path, p.is_folder)) != Some((&above.shows(&target), source.is_folder)) {
+                let kind = if source.is_folder { "folder" } else { "file" };
+                let why = format!(
+                    "its target lies in {}, which shows {} read-only, and there is no {kind} of that name to mount on",
+                    above.target, above.source
+                );
+                return Err(error(m, why, "choose a target outside of it, or make an empty one on the host"));
+            }
+        }
+        done.push(UserMount {
+            source: source.path.to_string_lossy().into_owned(),
+            target,
+            writable: m.writable,
+            is_folder: source.is_folder,
+            inside_another: above.is_some(),
+        });
+    }
+    Ok(done)
+}
+
+/// A mount that a deeper target would lie in.
+struct Above {
+    source: String,
+    target: String,
+    writable: bool,
+}
+
+impl Above {
+    /// The host path that `target` shows before something is mounted there.
+    fn shows(&self, target: &str) -> PathBuf {
+        let rest = target.strip_prefix(self.target.as_str()).unwrap_or_default();
+        Path::new(&self.source).join(rest.trim_start_matches('/'))
+    }
+}
+
+fn above(target: &str, done: &[UserMount], host: &HostFacts) -> Option<Above> {
+    let users = done.iter().map(|d| (d.source.as_str(), d.target.as_str(), d.writable));
+    let system = host.system.iter().filter_map(|s| match s {
+        SystemPath::Folder(path) => Some((path.as_str(), path.as_str(), false)),
+        SystemPath::Link(..) => None,
+    });
+    users
+        .chain(system)
+        .filter(|(_, at, _)| target == *at || is_below(target, at))
+        .max_by_key(|(_, at, _)| at.len())
+        .map(|(source, target, writable)| Above { source: source.into(), target: target.into(), writable })
+}
+
+fn is_below(path: &str, folder: &str) -> bool {
+    path.strip_prefix(folder).is_some_and(|rest| rest.starts_with('/'))
+}
+
+fn check_target(m: &Mount, host: &HostFacts) -> Result<String, PlanError> {
+    let trimmed = if m.target.len() > 1 { m.target.trim_end_matches('/') } else { &m.target };
+    refuse::check_path(trimmed).map_err(|why| error(m, format!("bad target: {why}"), "use a path such as /data"))?;
+    let mut target = trimmed.to_owned();
+    // /bin/x is /usr/bin/x where /bin is a link.
+    for s in &host.system {
+        if let SystemPath::Link(path, to) = s
+            && let Some(rest) = target.strip_prefix(path.as_str()).filter(|r| r.is_empty() || r.starts_with('/'))
+        {
+            target = format!("/{}{rest}", to.trim_start_matches('/'));
+            break;
+        }
+    }
+    let closed = CLOSED.iter().any(|c| target == *c || is_below(&target, c));
+    let fixed = FIXED.contains(&target.as_str());
+    if closed || fixed {
+        let why = format!("{target} belongs to the sandbox itself");
+        return Err(error(m, why, "choose a target such as /data or /work/data"));
+    }
+    Ok(target)
+}
+
+fn check_source(m: &Mount, host: &HostFacts) -> Result<Resolved, PlanError> {
+    let given = Path::new(&m.source);
+    if !given.is_absolute() || m.source.contains('\0') {
+        return Err(error(m, "the source isn't an absolute path", "give the whole path"));
+    }
+    let Some(source) = host.paths.resolve(given) else {
+        return Err(error(m, "the source doesn't exist on the host", "check the path"));
+    };
+    if source.path == Path::new("/") {
+        return Err(error(m, "the source is the whole host", "mount the folder that is needed"));
+    }
+    if source.path.to_str().is_none() {
+        return Err(error(m, "the source's real name isn't UTF-8", "mount a folder above it"));
+    }
+    if HOST_KERNEL.iter().any(|k| source.path.starts_with(k)) {
+        let why = format!("{} is a kernel interface of the host", source.path.display());
+        return Err(error(m, why, "an agent has a /proc and a /dev of its own"));
+    }
+    for p in &host.protected {
+        if p.starts_with(&source.path) || source.path.starts_with(p) {
+            let why = format!(
+                "{} contains or lies in {}, where CloveOS keeps its journal and sockets",
+                source.path.display(),
+                p.display()
+            );
+            return Err(error(m, why, "mount a smaller folder, or move CLOVE_HOME"));
+        }
+    }
+    Ok(source)
+}

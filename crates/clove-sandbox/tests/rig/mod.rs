@@ -1,0 +1,181 @@
+//! A real launcher in a forked process, and the little that tests need around it.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use clove_abi::Limits;
+use clove_sandbox::protocol::{CellPolicy, Event, Profile, Request, Status};
+use clove_sandbox::{LauncherConfig, Link};
+use std::collections::VecDeque;
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+pub struct Rig {
+    pub link: Link,
+    pub launcher_pid: i32,
+    queue: VecDeque<(Event, Vec<OwnedFd>)>,
+    next: u64,
+    pub data_dir: tempfile::TempDir,
+}
+
+/// A program's end, as a test sees it.
+#[derive(Debug)]
+pub struct End {
+    pub event: Event,
+    pub stdout: String,
+    pub stderr: String,
+    pub missing_walls: Vec<String>,
+}
+
+impl End {
+    pub fn status(&self) -> Status {
+        match &self.event {
+            Event::Exited { status, .. } => *status,
+            other => panic!("it didn't run: {other:?}\nstderr: {}", self.stderr),
+        }
+    }
+}
+
+/// Runs `body` with a launcher. Each test is a program of its own main thread: the launcher must be forked before
+/// threads exist, so these tests have `harness = false`.
+impl Rig {
+    pub fn new() -> Rig {
+        let data_dir = tempfile::tempdir().unwrap();
+        let config = LauncherConfig { data_dir: data_dir.path().to_owned(), protected: vec![] };
+        let (launcher_pid, link) = clove_sandbox::fork_launcher(config).unwrap();
+        Rig { link, launcher_pid, queue: VecDeque::new(), next: 1, data_dir }
+    }
+
+    pub fn token(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    pub fn send(&mut self, request: Request, fds: &[BorrowedFd<'_>]) {
+        self.link.send(&request, fds).unwrap();
+    }
+
+    /// The next event that `wanted` likes, within ten seconds.
+    pub fn expect(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> (Event, Vec<OwnedFd>) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            if let Some(at) = self.queue.iter().position(|(e, _)| wanted(e)) {
+                return self.queue.remove(at).unwrap();
+            }
+            assert!(Instant::now() < until, "no {what}; queued: {:?}", self.queue);
+            assert!(!self.link.is_closed(), "the launcher is gone, no {what}");
+            let mut poll = [rustix::event::PollFd::new(&self.link, rustix::event::PollFlags::IN)];
+            let timeout = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
+            rustix::event::poll(&mut poll, Some(&timeout)).unwrap();
+            self.queue.extend(self.link.recv().unwrap());
+        }
+    }
+
+    pub fn expect_end(&mut self, token: u64) -> Event {
+        self.expect("end", |e| {
+            matches!(e, Event::Exited { token: t, .. } | Event::SpawnFailed { token: t, .. } if *t == token)
+        })
+        .0
+    }
+
+    /// Starts a program with its output in files.
+    pub fn start(&mut self, cell: CellPolicy, argv: &[&str]) -> (u64, std::fs::File, std::fs::File) {
+        let token = self.token();
+        let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let argv = argv.iter().map(|s| s.to_string()).collect();
+        self.send(
+            Request::Spawn { token, cell, argv, hold: false },
+            &[null.as_fd(), out.as_fd(), err.as_fd()],
+        );
+        (token, out, err)
+    }
+
+    /// Runs a program to its end.
+    pub fn run(&mut self, cell: CellPolicy, argv: &[&str]) -> End {
+        let (token, out, err) = self.start(cell, argv);
+        let event = self.expect_end(token);
+        let ready = self.queue.iter().position(|(e, _)| matches!(e, Event::CellReady { token: t, .. } if *t == token));
+        let missing_walls = match ready.and_then(|at| self.queue.remove(at)) {
+            Some((Event::CellReady { missing_walls, .. }, _)) => missing_walls,
+            _ => Vec::new(),
+        };
+        self.queue.retain(|(e, _)| !matches!(e, Event::Started { token: t, .. } if *t == token));
+        End { event, stdout: text(out), stderr: text(err), missing_walls }
+    }
+
+    /// Runs a shell line.
+    pub fn sh(&mut self, line: &str) -> End {
+        self.run(policy(), &["/bin/sh", "-c", line])
+    }
+}
+
+pub fn text(mut f: std::fs::File) -> String {
+    use std::io::Seek;
+    let mut s = Vec::new();
+    f.rewind().unwrap();
+    f.read_to_end(&mut s).unwrap();
+    String::from_utf8_lossy(&s).into_owned()
+}
+
+pub fn policy() -> CellPolicy {
+    CellPolicy {
+        label: "test-1".into(),
+        limits: Limits {
+            memory_bytes: 256 << 20,
+            memory_reserve_bytes: 256 << 20,
+            cpu_milli: 0,
+            cpu_weight: 100,
+            pids: 128,
+            disk_bytes: 64 << 20,
+            nofile: 256,
+            wall_ms: 0,
+            output_bytes: 1 << 20,
+        },
+        mounts: vec![],
+        env: vec![("PATH".into(), "/usr/bin:/bin".into()), ("HOME".into(), "/work".into())],
+        cwd: "/work".into(),
+        profile: Profile::Default,
+        tty: None,
+        files: vec![],
+        operator_uid: 0,
+        operator_gid: 0,
+        allow_degraded: false,
+    }
+}
+
+/// The tests of one file, run one after the other in this (single) thread.
+pub fn run_all(tests: &[(&str, fn(&mut Rig))]) {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: these tests need root");
+        return;
+    }
+    let only: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();
+    if std::env::args().any(|a| a == "--list") {
+        for (name, _) in tests {
+            println!("{name}: test");
+        }
+        return;
+    }
+    let mut failed = 0;
+    let mut rig = Rig::new();
+    for (name, test) in tests {
+        if !only.is_empty() && !only.iter().any(|o| name.contains(o.as_str())) {
+            continue;
+        }
+        let ok = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| test(&mut rig))).is_ok();
+        println!("test {name} ... {}", if ok { "ok" } else { "FAILED" });
+        if !ok {
+            failed += 1;
+            // What a failed test left behind isn't the next one's problem.
+            rig = Rig::new();
+        }
+    }
+    assert_eq!(failed, 0, "{failed} tests failed");
+}
+
+pub fn host_python() -> Option<PathBuf> {
+    let out = std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().ok()?;
+    let path = String::from_utf8(out.stdout).ok()?;
+    Some(PathBuf::from(path.trim())).filter(|p| p.exists())
+}

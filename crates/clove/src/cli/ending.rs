@@ -1,0 +1,101 @@
+//! The last words on an agent: its cause as the last line of standard error.
+
+use crate::cli::{signal_names, stdio};
+use clove_abi::untrusted::Untrusted;
+use clove_abi::{Cause, Certificate};
+
+/// A cause in a few words: `exit 1`, `oom`, `signal SIGSEGV`.
+pub fn cause_in_words(c: &Certificate) -> String {
+    match (c.cause, c.exit_code, c.signal) {
+        (Cause::Exit, Some(code), _) => format!("exit {code}"),
+        (Cause::Signal, _, Some(s)) => format!("signal {}", signal_names::name(s)),
+        (cause, _, _) => cause.word().to_owned(),
+    }
+}
+
+/// `oom: it reached its memory limit of 64 MiB; try: --memory 128m`.
+pub fn last_line(c: &Certificate) -> String {
+    let mut line = format!("{}: {}", c.cause.word(), Untrusted::new(c.message.trim_end_matches('.')));
+    if let Some(k) = &c.killed_by
+        && let Some(pid) = k.pid
+        && !c.message.contains(&pid.to_string())
+    {
+        line.push_str(&format!(" (by {} pid {pid}", Untrusted::new(&k.kind)));
+        if let Some(command) = &k.command {
+            line.push_str(&format!(", {}", Untrusted::new(command)));
+        }
+        line.push(')');
+    }
+    if !c.suggestion.is_empty() {
+        line.push_str(&format!("; try: {}", Untrusted::new(c.suggestion.trim_end_matches('.'))));
+    }
+    line
+}
+
+/// Says how an agent ended, when there is something to say: an ordinary end speaks for itself.
+pub fn tell(c: &Certificate) {
+    if c.output_dropped_bytes > 0 {
+        let kept = clove_manifest::units::Bytes(c.limits.output_bytes);
+        let dropped = clove_manifest::units::Bytes(c.output_dropped_bytes);
+        stdio::say(&format!("note: {dropped} of output were dropped beyond the {kept} that are kept (--output-limit)"));
+    }
+    if c.cause.is_death() {
+        stdio::say(&last_line(c));
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+    use clove_abi::certificate::{KilledBy, Usage};
+    use clove_abi::{AgentId, Limits};
+
+    /// A certificate of this cause, for tests.
+    pub fn certificate(cause: Cause) -> Certificate {
+        Certificate {
+            agent: AgentId { slot: 1, generation: 1 },
+            name: "x".into(),
+            run: None,
+            task: None,
+            attempt: 1,
+            cause,
+            exit_code: None,
+            signal: None,
+            killed_by: None,
+            message: "it reached its memory limit of 64 MiB.".into(),
+            suggestion: "--memory 128m".into(),
+            usage: Usage::default(),
+            limits: Limits {
+                memory_bytes: 64 << 20,
+                memory_reserve_bytes: 64 << 20,
+                cpu_milli: 0,
+                cpu_weight: 100,
+                pids: 512,
+                disk_bytes: 1 << 30,
+                nofile: 1024,
+                wall_ms: 0,
+                output_bytes: 1 << 20,
+            },
+            started_ms: 0,
+            ended_ms: 1500,
+            tail: String::new(),
+            output_dropped_bytes: 0,
+            missing_walls: vec![],
+            missing_limits: vec![],
+        }
+    }
+
+    #[test]
+    fn the_last_line_names_cause_killer_and_remedy() {
+        let mut c = certificate(Cause::Oom);
+        assert_eq!(last_line(&c), "oom: it reached its memory limit of 64 MiB; try: --memory 128m");
+        c.cause = Cause::Killed;
+        c.message = "it was killed\x1b[31m".into();
+        c.suggestion.clear();
+        c.killed_by = Some(KilledBy { kind: "operator".into(), uid: Some(0), pid: Some(77), command: Some("bash".into()) });
+        assert_eq!(last_line(&c), "killed: it was killed\\u{1b}[31m (by operator pid 77, bash)");
+        let mut c = certificate(Cause::Signal);
+        c.signal = Some(11);
+        assert_eq!(cause_in_words(&c), "signal SIGSEGV");
+    }
+}

@@ -1,0 +1,1 @@
+"""The demonstration `clove demo drug-discovery`: real experiments, with and without CloveOS."""

@@ -1,0 +1,149 @@
+"""All that the demo knows about the `clove` command: which commands it gives, which JSON it reads back."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from .untrusted import for_terminal
+
+# States after which a task doesn't change any more.
+FINAL_STATES = ("done", "failed", "quarantined", "cancelled")
+
+# Every command but `sweep watch` answers at once.
+ANSWER_S = 60.0
+
+
+class CliFailed(Exception):
+    """A `clove` command failed or said something unexpected; the message names it and its last words."""
+
+
+class Clove:
+    """The `clove` binary as a set of functions."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+
+    @classmethod
+    def find(cls) -> Clove:
+        """CLOVE_BIN, or `clove` on PATH."""
+        named = os.environ.get("CLOVE_BIN")
+        program = named or shutil.which("clove")
+        if not program:
+            raise CliFailed("there is no `clove` on PATH: build it (`cargo build --release`) or set CLOVE_BIN=FILE.")
+        if not os.access(program, os.X_OK):
+            raise CliFailed(f"CLOVE_BIN names {program}, which isn't an executable file.")
+        return cls(program)
+
+    def sweep_run(self, file: Path) -> str:
+        """Start a detached sweep; its id."""
+        return str(self._json("sweep", "run", str(file), "-d", "--json")["id"])
+
+    def sweep_watch(self, run: str) -> WatchedSweep:
+        """Every change of a task's state, until the run ends."""
+        return WatchedSweep([self.program, "sweep", "watch", run, "--json"])
+
+    def sweep_show(self, run: str) -> dict[str, Any]:
+        """The counts of a run: total, done, failed, quarantined."""
+        shown: dict[str, Any] = self._json("sweep", "show", run, "--json")
+        return shown
+
+    def sweep_results(self, run: str) -> list[dict[str, Any]]:
+        """Every task with its result and the certificates of all its attempts."""
+        listed: list[dict[str, Any]] = self._json("sweep", "results", run, "--json")
+        return listed
+
+    def sweep_cancel(self, run: str) -> None:
+        """End a run that nobody waits for any more."""
+        self._run("sweep", "cancel", run)
+
+    def kill(self, name: str) -> None:
+        """End one agent, as a user would by hand."""
+        self._run("kill", name)
+
+    def kernel_info(self) -> dict[str, Any]:
+        """The pids of kernel and launcher."""
+        info: dict[str, Any] = self._json("kernel", "info", "--json")
+        return info
+
+    def _json(self, *arguments: str) -> Any:
+        text = self._run(*arguments)
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise CliFailed(f"`clove {' '.join(arguments)}` printed something that isn't JSON ({error}).") from error
+
+    def _run(self, *arguments: str) -> str:
+        try:
+            done = subprocess.run(
+                [self.program, *arguments],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=ANSWER_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise CliFailed(f"`clove {' '.join(arguments)}` hasn't answered for {ANSWER_S:.0f} s.") from error
+        except OSError as error:
+            raise CliFailed(f"can't start {self.program}: {error.strerror}.") from error
+        if done.returncode != 0:
+            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
+            raise CliFailed(f"`clove {' '.join(arguments)}` ended with {done.returncode}: {for_terminal(last)}")
+        return done.stdout
+
+
+class WatchedSweep:
+    """A running `clove sweep watch`, as an iterator over its lines."""
+
+    def __init__(self, command: list[str]) -> None:
+        self._command = command
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self.pid = self._process.pid
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        for line in self._process.stdout:
+            if line.strip():
+                event: dict[str, Any] = json.loads(line)
+                yield event
+        complaint = self._process.stderr.read().strip()
+        if self._process.wait() != 0:
+            command = " ".join(self._command)
+            raise CliFailed(f"`{command}` ended with {self._process.returncode}: {for_terminal(complaint)}")
+
+    def close(self) -> None:
+        """Stop watching; the sweep goes on."""
+        if self._process.poll() is None:
+            self._process.terminate()
+        self._process.wait()
+
+
+def spent_cpu_s(certificate: dict[str, Any]) -> float:
+    """CPU seconds that a certificate accounts for."""
+    usage = certificate.get("usage") or {}
+    return (float(usage.get("cpu_user_us") or 0) + float(usage.get("cpu_system_us") or 0)) / 1e6
+
+
+def killed_by(certificate: dict[str, Any]) -> str | None:
+    """Who killed, in words, if somebody did."""
+    who = certificate.get("killed_by")
+    if not who:
+        return None
+    if isinstance(who, dict):
+        return for_terminal(", ".join(f"{key} {value}" for key, value in who.items() if value is not None))
+    return for_terminal(who)

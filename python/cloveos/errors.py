@@ -1,0 +1,103 @@
+"""What this library raises: every class derives from :class:`CloveError`."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Optional
+
+if TYPE_CHECKING:
+    from .certificate import Certificate
+
+__all__ = [
+    "AgentDied",
+    "CloveError",
+    "ConnectionLost",
+    "KernelNotFound",
+    "RemoteError",
+    "RemoteTraceback",
+    "SysError",
+    "UntrustedResult",
+]
+
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(text: str) -> str:
+    """`text` with control characters escaped: what an agent says must not drive the reader's terminal."""
+    return _CONTROL.sub(lambda m: m.group().encode("unicode_escape").decode("ascii"), text)
+
+
+class CloveError(RuntimeError):
+    """The base of everything that this library raises."""
+
+
+class SysError(CloveError):
+    """A syscall failed; `code` is stable, and `clove explain CODE` has a page about it."""
+
+    def __init__(self, code: str, message: str, hint: str = "") -> None:
+        super().__init__(code, message, hint)
+        self.code = code
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.code}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+class ConnectionLost(CloveError, ConnectionError):
+    """The kernel closed the connection, or died; or this client was closed."""
+
+
+class KernelNotFound(CloveError):
+    """The `clove` program isn't there, or it couldn't start its kernel."""
+
+
+class UntrustedResult(CloveError):
+    """A result holds something that isn't loaded from an agent, which may be hostile."""
+
+
+class RemoteTraceback(Exception):
+    """Carries the traceback of the task's own process, as the cause of the exception that is raised here."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class RemoteError(CloveError):
+    """A task raised an exception of a class that isn't built here from what an agent sends."""
+
+    def __init__(self, class_name: str, message: str, traceback: str = "") -> None:
+        super().__init__(class_name, message, traceback)
+        self.class_name = class_name
+        self.message = message
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return f"{self.class_name}: {self.message}" if self.message else self.class_name
+
+
+class AgentDied(CloveError):
+    """The process of a task ended before the task did; `certificate` says how."""
+
+    def __init__(self, message: str, certificate: Optional[Certificate] = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.certificate = certificate
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.message, self.certificate)
+
+    @classmethod
+    def of(cls, certificate: Certificate) -> AgentDied:
+        """From a certificate: what happened, what to try next, and the last line that the process wrote."""
+        message = f"{certificate.cause}: {printable(certificate.message)}"
+        if certificate.suggestion:
+            message += f" ({printable(certificate.suggestion)})"
+        lines = certificate.tail.strip().splitlines()
+        if lines:
+            message += f"; its last line: {printable(lines[-1][:300])}"
+        return cls(message, certificate)
