@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import collections
 import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Tuple, Union
+from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Set, Tuple, Union
 
 from . import _blobs
 from ._client import Client
@@ -25,6 +26,10 @@ FULL_WAIT_S = 0.25
 COLLECT_WAIT_MS = 30_000
 
 _FULL = "E0502"
+
+
+# Those that have something to do: the interpreter waits for them, as it does for a process pool.
+_live: Set[Session] = set()
 
 
 class Item:
@@ -77,6 +82,7 @@ class Session:
         self._closed = False
         self._finished = threading.Event()
         self.broken: Optional[CloveError] = None
+        _live.add(self)
         self._collect(0)
 
     # ------------------------------------------------------------------------------------------------ submitting
@@ -364,6 +370,7 @@ class Session:
         self._leave()
 
     def _leave(self) -> None:
+        _live.discard(self)
         self._finished.set()
         with self._changed:
             if self.broken is None:
@@ -373,6 +380,12 @@ class Session:
         with self._side_lock:
             if self._side is not None:
                 self._side.close()
+
+
+@atexit.register
+def _wait_for_all() -> None:
+    for session in list(_live):
+        session.shutdown(wait=True, cancel_futures=False)
 
 
 def _value(reply: Union[Frame, CloveError]) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import atexit
 import functools
 import hashlib
 import itertools
@@ -46,7 +45,6 @@ __all__ = ["Executor"]
 
 #: As many attempts as a `u32` holds would be a mistake of the caller.
 MAX_REUSE = 1 << 20
-_everyone: weakref.WeakSet[Executor] = weakref.WeakSet()
 
 
 class Executor(_BaseExecutor):
@@ -123,7 +121,6 @@ class Executor(_BaseExecutor):
         self._lock = threading.Lock()
         self._shut_down = False
         self._finalizer: Optional[weakref.finalize[Any, Any]] = None
-        _everyone.add(self)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """Schedules `fn(*args, **kwargs)` in a worker of its own and returns its future."""
@@ -326,10 +323,5 @@ def _flat(results: Iterator[List[T]]) -> Iterator[T]:
         yield from chunk
 
 
-def _end_all() -> None:
-    # As a process pool: the interpreter waits for what was submitted.
-    for executor in list(_everyone):
-        executor.shutdown(wait=True)
-
-
-atexit.register(_end_all)
+# As multiprocessing does: what a worker pickles of the main script names this module.
+sys.modules.setdefault("__mp_main__", sys.modules["__main__"])

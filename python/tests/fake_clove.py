@@ -107,7 +107,10 @@ def serve() -> None:
                 agent=f"a{pid}.1",
                 pid=pid,
             )
-        pid, status, usage = os.wait3(os.WNOHANG if not running or waiting else 0)
+        if not running:
+            time.sleep(0.005)
+            continue
+        pid, status, usage = os.wait3(os.WNOHANG if waiting else 0)
         if pid == 0:
             time.sleep(0.005)
             continue
@@ -121,7 +124,7 @@ def serve() -> None:
         )
         entry["certificates"].append(
             {
-                "cause": cause, "message": f"ended by signal {number_of_signal}" if number_of_signal else "", "agent": f"a{pid}.1",
+                "cause": cause, "message": f"signal {number_of_signal or 0}", "agent": f"a{pid}.1",
                 "started_ms": started * 1000, "ended_ms": time.time() * 1000, "signal": number_of_signal,
                 "usage": {"cpu_user_us": usage.ru_utime * 1e6, "cpu_system_us": usage.ru_stime * 1e6,
                           "peak_memory_bytes": usage.ru_maxrss * 1024},
@@ -148,8 +151,9 @@ def main() -> None:
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
     if words[:2] == ["kernel", "info"]:
         python = os.environ.get("FAKE_CLOVE_PYTHON", sys.executable)
-        log = open(STATE / "log", "w")
-        server = subprocess.Popen([python, __file__, "serve"], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        with open(STATE / "log", "w") as log:
+            command = [python, __file__, "serve"]
+            server = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         print(json.dumps({"pid": server.pid, "launcher_pid": None}))
     elif words == ["serve"]:
         serve()

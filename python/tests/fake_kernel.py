@@ -120,9 +120,15 @@ class Run:
 
     def _listen(self) -> None:
         while True:
-            data = self.control.recv(1 << 20)
+            try:
+                data = self.control.recv(1 << 20)
+            except OSError:
+                data = b""
             with self.changed:
                 if not data:
+                    self.failed = self.failed or "the template host has ended"
+                    self.version += 1
+                    self.changed.notify_all()
                     return
                 event = json.loads(data)
                 if event["event"] == "ready":
@@ -165,6 +171,8 @@ class Run:
                     continue
                 task.state = "running"
             self._attempt(task)
+            if self.failed:
+                return
             with self.changed:
                 if task.certificates and not task.cancelled and task.state == "quarantined" and task.attempt <= retries:
                     task.state = "pending"
@@ -184,15 +192,12 @@ class Run:
             try:
                 socket.send_fds(self.control, [b"fork"], [theirs.fileno()])
             except OSError:
-                task.state = "failed"
-                task.certificates.append(certificate(task, "spawn", message=self.failed))
                 return
             theirs.close()
             with self.changed:
                 while not self.forked:
                     self.changed.wait(1)
                     if self.failed:
-                        task.state = "failed"
                         return
                 task.pid = self.forked.pop(0)
         done = self._serve(task, Peer(ours))

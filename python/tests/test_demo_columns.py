@@ -126,7 +126,8 @@ def test_untrusted_results_do_not_reach_the_page_raw() -> None:
                 "index": 1, "name": bad,
                 "state": "done", "attempts": 2, "started_ms": 1000, "ended_ms": 3000,
                 "result": {"rmse": 0.5, "prediction_digest": bad},
-                "certificates": [{"cause": bad, "message": bad, "started_ms": 1000, "ended_ms": 2000, "killed_by": bad}],
+                "certificates": [{"cause": bad, "message": bad, "started_ms": 1000, "ended_ms": 2000,
+                                  "killed_by": bad}],
             }
         ],
         0.0,

@@ -28,7 +28,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The namespaces of an agent's cell that clone3 makes. The cgroup namespace is unshared by the stub itself, once it is
 /// in the cgroups that shall be its root.
@@ -101,6 +101,8 @@ pub(crate) struct Launcher {
     strays: u32,
     /// Id ranges of templates that have ended before their last agent.
     retired_ranges: Vec<(Token, u32)>,
+    /// Templates that have lost their control socket, and when they are ended.
+    late: Vec<(Instant, Token)>,
     /// /dev/null, for a stdin that nobody gives.
     null: OwnedFd,
     leaving: bool,
@@ -137,6 +139,7 @@ impl Launcher {
             removal_wait: None,
             strays: 0,
             retired_ranges: Vec::new(),
+            late: Vec::new(),
             null,
             leaving: false,
         };
@@ -146,7 +149,9 @@ impl Launcher {
 
     fn serve(&mut self) -> i32 {
         loop {
-            let sources = match self.poller.wait(self.link.wants_write(), &self.link, self.removal_wait) {
+            let late = self.end_late_templates();
+            let at_most = [late, self.removal_wait].into_iter().flatten().min();
+            let sources = match self.poller.wait(self.link.wants_write(), &self.link, at_most) {
                 Ok(sources) => sources,
                 Err(e) => {
                     eprintln!("clove launcher: epoll_wait failed: {e}");

@@ -56,7 +56,17 @@ impl Launcher {
         let usage = self.last_usage(&mut cell);
         self.give_back(&mut cell);
         let first_status = cell.first_status.unwrap_or(Status::Signal(libc::SIGKILL));
+        let status_seen = cell.status.unwrap_or(first_status);
         let unfinished = matches!(cell.state, State::Building | State::Starting);
+        if let Kind::Template(t) = &cell.kind
+            && !t.ready
+            && !t.failed
+            && !cell.killed
+            && cell.failure.is_none()
+        {
+            let message = format!("its process ended before it was ready ({})", describe(first_status));
+            self.tell(&Event::TemplateFailed { token, message, traceback: String::new() }, &[]);
+        }
         match cell.failure {
             Some(f) if !cell.killed => self.tell_failed(token, f),
             None if unfinished && !cell.killed && cell.is_agent() => {
@@ -71,16 +81,13 @@ impl Launcher {
                     Failure {
                         stage: "init".into(),
                         errno: 0,
-                        message: format!("the cell's first process ended while it was being made ({first_status:?})"),
+                        message: format!("it ended while it was being made ({})", describe(status_seen)),
                         hint: "somebody on the host may have killed it: try again".into(),
                     }
                 };
                 self.tell_failed(token, f);
             }
-            _ => {
-                let status = cell.status.unwrap_or(first_status);
-                self.tell(&Event::Exited { token, status, usage }, &[]);
-            }
+            _ => self.tell(&Event::Exited { token, status: status_seen, usage }, &[]),
         }
     }
 
@@ -211,6 +218,13 @@ fn status(s: &WaitIdStatus) -> Status {
         (Some(code), _) => Status::Code(code),
         (None, Some(signal)) => Status::Signal(signal),
         (None, None) => Status::Signal(libc::SIGKILL),
+    }
+}
+
+fn describe(status: Status) -> String {
+    match status {
+        Status::Code(code) => format!("exit code {code}"),
+        Status::Signal(signal) => format!("signal {signal}"),
     }
 }
 

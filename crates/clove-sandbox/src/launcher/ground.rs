@@ -70,13 +70,6 @@ impl Launcher {
             .map_err(|e| failure("launcher", e, "the first process can't be told to go on", ""))
     }
 
-    /// Watches a descriptor of a cell that is in the table already.
-    pub(super) fn watch(&mut self, fd: impl AsFd, source: Source) -> Result<(), Failure> {
-        let hint = "raise the limit of open files (ulimit -n) for the kernel";
-        self.poller
-            .add(fd, source)
-            .map_err(|e| from_io("launcher", &e, "the launcher can't watch one more descriptor", hint))
-    }
 }
 
 /// (the launcher's, nonblocking; the stub's, blocking)

@@ -19,11 +19,15 @@ use rustix::net::{RecvFlags, SendFlags};
 use serde::Deserialize;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 /// No PID namespace: its agents' must be below its own (setns(2)), and they shall outlive it.
 const NAMESPACES: u64 = clone::NEWUSER | clone::NEWNS | clone::NEWNET | clone::NEWIPC | clone::NEWUTS;
 /// A traceback that is longer is cut by the host module.
 const WORD_BYTES: usize = 128 << 10;
+
+/// How long a template whose socket has ended may take to end itself.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// What a template host says about itself.
 #[derive(Debug, Deserialize)]
@@ -192,7 +196,6 @@ impl Launcher {
     fn lose_template(&mut self, token: Token) {
         let Some(t) = self.cells.get_mut(&token).and_then(Cell::template) else { return };
         t.queue.clear();
-        t.ready = false;
         if let Some(control) = t.control.take() {
             self.poller.remove(&control, Source::Control(token));
         }
@@ -211,7 +214,21 @@ impl Launcher {
             self.strays += 1;
             self.fail(cell, template_gone());
         }
-        self.end_processes(token);
+        // An interpreter on its way out closes its sockets before it ends: its exit code is worth the wait.
+        self.late.push((Instant::now() + GRACE, token));
+    }
+
+    /// Ends templates that have lost their socket and didn't end by themselves. Gives the time to the next.
+    pub(super) fn end_late_templates(&mut self) -> Option<Duration> {
+        let now = Instant::now();
+        let (due, waiting) = std::mem::take(&mut self.late).into_iter().partition(|(at, _)| *at <= now);
+        self.late = waiting;
+        let due: Vec<(Instant, Token)> = due;
+        for (_, token) in due {
+            self.end_processes(token);
+        }
+        self.late.retain(|(_, token)| self.cells.contains_key(token));
+        self.late.iter().map(|(at, _)| at.saturating_duration_since(now)).min()
     }
 
     /// Sends a request, or queues it when the template is behind.

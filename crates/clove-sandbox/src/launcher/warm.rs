@@ -38,7 +38,7 @@ impl Launcher {
         }
         let plan = crate::plan::plan(CellKind::Agent, &policy, &self.host)?;
         let template = self.cells.get_mut(&template_token).and_then(Cell::template);
-        let Some(template) = template.filter(|t| t.ready) else { return Err(template_gone()) };
+        let Some(template) = template.filter(|t| t.ready && t.control.is_some()) else { return Err(template_gone()) };
         let hint = "wait until other agents have ended";
         let inner_id =
             template.uids.take().ok_or_else(|| failure("uids", Errno::AGAIN, "the template's uids are used up", hint))?;

@@ -1,13 +1,16 @@
 //! A real launcher in a forked process, and the little that tests need around it.
 #![allow(dead_code, clippy::unwrap_used)]
 
+pub mod warm;
+
 use clove_abi::Limits;
+use clove_abi::run::Mount;
 use clove_sandbox::protocol::{CellPolicy, Event, Profile, Request, Status};
 use clove_sandbox::{LauncherConfig, Link};
 use std::collections::VecDeque;
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub struct Rig {
@@ -179,3 +182,32 @@ pub fn host_python() -> Option<PathBuf> {
     let path = String::from_utf8(out.stdout).ok()?;
     Some(PathBuf::from(path.trim())).filter(|p| p.exists())
 }
+
+pub fn library() -> PathBuf {
+    let exe = std::env::current_exe().unwrap();
+    let deps = exe.parent().unwrap();
+    let found = [deps.join("libclove_sys.so"), deps.parent().unwrap().join("libclove_sys.so")];
+    found.into_iter().find(|p| p.exists()).expect("libclove_sys.so is built with clove-sys")
+}
+
+pub fn mount(path: &Path) -> Mount {
+    let path = path.to_str().unwrap().to_owned();
+    Mount { source: path.clone(), target: path, writable: false }
+}
+
+pub fn python_policy() -> (CellPolicy, String) {
+    let python = host_python().expect("python3");
+    let prefix = python.parent().unwrap().parent().unwrap().to_owned();
+    let mut p = policy();
+    p.mounts = vec![
+        mount(&prefix),
+        Mount { source: library().to_str().unwrap().into(), target: "/opt/libclove_sys.so".into(), writable: false },
+        Mount {
+            source: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/template_host.py").to_str().unwrap().into(),
+            target: "/opt/template_host.py".into(),
+            writable: false,
+        },
+    ];
+    (p, python.to_str().unwrap().to_owned())
+}
+

@@ -23,7 +23,22 @@ pub type Pumped = Result<u64, ClientError>;
 
 /// Writes one stream (`out` or `err`; both when absent) to ours until the agent has ended and all is written.
 /// When ours is closed, the agent is ended: that is what SIGPIPE would have done to it without CloveOS.
-pub fn pump(mut client: Client, target: String, stream: Option<&'static str>, to_stderr: bool) -> JoinHandle<Pumped> {
+pub fn pump(client: Client, target: String, stream: Option<&'static str>, to_stderr: bool) -> JoinHandle<Pumped> {
+    copy(client, target, stream, to_stderr, true)
+}
+
+/// As [`pump`], but only looks on: the agent goes on when ours is closed.
+pub fn show(client: Client, target: String, stream: Option<&'static str>, to_stderr: bool) -> JoinHandle<Pumped> {
+    copy(client, target, stream, to_stderr, false)
+}
+
+fn copy(
+    mut client: Client,
+    target: String,
+    stream: Option<&'static str>,
+    to_stderr: bool,
+    ours: bool,
+) -> JoinHandle<Pumped> {
     thread::spawn(move || {
         let mut offset = 0;
         loop {
@@ -42,7 +57,9 @@ pub fn pump(mut client: Client, target: String, stream: Option<&'static str>, to
                 out.write_all(&bytes).and_then(|()| out.flush())
             };
             if written.is_err() && !to_stderr {
-                let _ = client.call(&ProcKill { target: target.clone(), signal: None });
+                if ours {
+                    let _ = client.call(&ProcKill { target: target.clone(), signal: None });
+                }
                 terminal::put_back();
                 std::process::exit(stdio::BROKEN_PIPE);
             }

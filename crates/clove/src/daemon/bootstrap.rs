@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 /// How the kernel is started.
 #[derive(Clone, Debug)]
@@ -20,8 +21,8 @@ pub struct Options {
     pub paths: Paths,
     /// Leave the terminal and the caller's descriptors behind.
     pub background: bool,
-    /// Told when the kernel listens ("1"), or why it can't ("error sentence").
-    pub ready: Option<std::sync::Arc<OwnedFd>>,
+    /// Told when the kernel listens (`1`), or why it can't (a sentence).
+    pub ready: Option<Arc<OwnedFd>>,
     /// Leave after this long without work; stays when absent.
     pub idle_timeout_ms: Option<u64>,
     /// Command and folder that started it.
@@ -42,6 +43,7 @@ pub fn serve(options: Options) -> anyhow::Result<i32> {
     match start(&options) {
         Ok(mut shell) => {
             tell("1");
+            // The one who waits must see the end of the pipe too.
             drop(ready);
             drop(options);
             Ok(shell.run()?)

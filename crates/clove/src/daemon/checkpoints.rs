@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -31,6 +31,8 @@ const QUIET: Duration = Duration::from_millis(200);
 const LONGEST_QUIET_WAIT: Duration = Duration::from_secs(5);
 /// So long an unfinished file holds a copy up.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// Younger files of a killed agent may have been in the making.
+const FRESH: Duration = Duration::from_secs(2);
 /// After a copy that took a second, the next one of the same agent waits for this many.
 const PAUSE_FACTOR: u32 = 4;
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -142,6 +144,33 @@ impl CheckpointKeeper {
     }
 }
 
+/// The last copy, once nobody is left to write: to be called (on a driver) after `unwatch`. True when `dest` holds the
+/// folder's content now. When the agent was `killed` while it may have been writing (its newest file is fresh), an
+/// older whole one stays: what was complete before has been copied by the keeper already.
+pub fn last_copy(
+    scratch: BorrowedFd<'_>,
+    dest: &Path,
+    bounds: &Bounds,
+    killed: bool,
+) -> Result<bool, harvest::HarvestError> {
+    harvest::settle(dest)?;
+    if killed && dest.exists() {
+        let now = SystemTime::now();
+        let stale = harvest::visit(scratch, FOLDER, bounds, &mut |_, _, stat| {
+            now.duration_since(modified(stat)).is_ok_and(|age| age > FRESH)
+        });
+        if stale != Ok(true) {
+            return Ok(false);
+        }
+    }
+    let copied = harvest::copy_out_if(scratch, FOLDER, dest, bounds, |c| c.files > 0 && !c.truncated);
+    match copied {
+        Ok((_, kept)) => Ok(kept),
+        Err(e) if e.kind == HarvestErrorKind::NotFound => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 /// Which files are complete, as far as events tell.
 struct Finished {
     /// Files that were closed or moved to their place, by the inode of their folder.
@@ -203,7 +232,8 @@ struct Job {
 fn copier(work: mpsc::Receiver<Job>, commands: mpsc::Sender<Command>, wake: OwnedFd) {
     for Job { key, watch, shared, whatever } in work {
         let began = Instant::now();
-        let outcome = copy(&shared, whatever);
+        let given_up = shared.given_up.load(Ordering::SeqCst);
+        let outcome = if given_up { Outcome::Unfinished } else { copy(&shared, whatever) };
         // Before the answer: whoever waits for it may count on the scratch folder being let go.
         drop(shared);
         if commands.send(Command::Copied { key, watch, outcome, took: began.elapsed() }).is_err() {
@@ -357,7 +387,8 @@ impl Watcher {
         }
         let now = Instant::now();
         let finished = Mutex::new(Finished { at: HashMap::new(), since: HashMap::new() });
-        let shared = Arc::new(Shared { scratch, dest, bounds, finished, changes: AtomicU64::new(0), given_up: AtomicBool::new(false) });
+        let (changes, given_up) = (AtomicU64::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { scratch, dest, bounds, finished, changes, given_up });
         self.next_watch += 1;
         let mut watched = Watched {
             watch: self.next_watch,
@@ -399,6 +430,7 @@ impl Watcher {
     }
 
     fn let_go(&mut self, watched: &Watched) {
+        watched.shared.given_up.store(true, Ordering::SeqCst);
         for folder in &watched.folders {
             self.folders.remove(folder);
             // It fails for a folder that is gone.
@@ -632,7 +664,7 @@ mod tests {
         p.keeper.watch(7, scratch, p.kept(""), bounds);
         // The watch stands once a command after it was answered.
         let (tell, told) = mpsc::channel();
-        p.keeper.unwatch(999, move |s| tell.send(s).expect("told"));
+        p.keeper.unwatch_then(999, move |s| tell.send(s).expect("told"));
         assert_eq!(told.recv().expect("told"), Settled::default());
         p
     }
@@ -660,7 +692,7 @@ mod tests {
 
         fn settle(&self) -> Settled {
             let (tell, told) = mpsc::channel();
-            self.keeper.unwatch(7, move |s| tell.send(s).expect("told"));
+            self.keeper.unwatch_then(7, move |s| tell.send(s).expect("told"));
             told.recv_timeout(Duration::from_secs(10)).expect("told")
         }
     }
@@ -768,6 +800,29 @@ mod tests {
         p.keeper.watch(7, scratch(), p.kept(""), ROOMY);
         std::thread::sleep(WHILE);
         assert_eq!(p.settle(), Settled::default());
+    }
+
+    #[test]
+    fn the_last_copy_after_a_kill_spares_a_good_one() {
+        let p = place(ROOMY);
+        p.settle();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let scratch = rustix::fs::open(p.dir.path().join("scratch"), flags, Mode::empty()).expect("scratch");
+        let last = |killed| last_copy(scratch.as_fd(), &p.kept(""), &ROOMY, killed).expect("copied");
+        assert!(!last(false));
+        std::fs::write(p.theirs("model"), "first").expect("write");
+        // Better a doubtful one than none.
+        assert!(last(true));
+        std::fs::write(p.theirs("model"), "torn").expect("write");
+        assert!(!last(true));
+        assert_eq!(std::fs::read_to_string(p.kept("model")).expect("read"), "first");
+        let model = File::options().write(true).open(p.theirs("model")).expect("open");
+        model.set_modified(SystemTime::now() - Duration::from_secs(10)).expect("time");
+        assert!(last(true));
+        assert_eq!(std::fs::read_to_string(p.kept("model")).expect("read"), "torn");
+        std::fs::write(p.theirs("model"), "end").expect("write");
+        assert!(last(false));
+        assert_eq!(std::fs::read_to_string(p.kept("model")).expect("read"), "end");
     }
 
     #[test]

@@ -8,11 +8,13 @@ use rustix::fs::{
     AtFlags, CWD, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, SeekFrom, Stat, Timestamps,
 };
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Condvar, Mutex, PoisonError};
 
 /// The most that one copy may bring along.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -131,6 +133,7 @@ pub fn copy_out_if(
     bounds: &Bounds,
     keep: impl FnOnce(&Copied) -> bool,
 ) -> Result<(Copied, bool), HarvestError> {
+    let _turn = Turn::at(dest);
     settle(dest)?;
     let source = open_folder(scratch, sub).map_err(|e| theirs("opening the agent's folder", sub, e))?;
     let partial = beside(dest, ".partial");
@@ -323,6 +326,29 @@ fn is_dots(name: &CStr) -> bool {
 /// Links and FIFOs cost time too, so there are only so many names that are looked at.
 fn most_looked(bounds: &Bounds) -> u32 {
     bounds.files.saturating_mul(4).saturating_add(1024)
+}
+
+/// Two copies to one place go one after the other, since both are made in the same `.partial`.
+struct Turn(PathBuf);
+
+static BUSY: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static FREE: Condvar = Condvar::new();
+
+impl Turn {
+    fn at(dest: &Path) -> Turn {
+        let busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut busy =
+            FREE.wait_while(busy, |busy| busy.contains(dest)).unwrap_or_else(PoisonError::into_inner);
+        busy.insert(dest.to_path_buf());
+        Turn(dest.to_path_buf())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        BUSY.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+        FREE.notify_all();
+    }
 }
 
 struct Owner {
@@ -772,6 +798,20 @@ mod tests {
         let (_, kept) =
             copy_out_if(p.scratch.as_fd(), "out", &p.dest(), &ROOMY, |c| c.files == 7).expect("copied");
         assert!(!kept && !p.dest().join("three").exists());
+        assert_eq!(std::fs::read_dir(p.dir.path().join("host/kept")).expect("read").count(), 1);
+    }
+
+    #[test]
+    fn two_copies_to_one_place_take_turns() {
+        let p = place();
+        for n in 0..20 {
+            std::fs::write(p.out(&format!("f{n}")), b"1").expect("write");
+        }
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| (0..10).for_each(|_| assert_eq!(p.copy(&ROOMY).files, 20)));
+            }
+        });
         assert_eq!(std::fs::read_dir(p.dir.path().join("host/kept")).expect("read").count(), 1);
     }
 

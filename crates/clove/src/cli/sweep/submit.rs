@@ -162,7 +162,7 @@ fn submit(session: &mut Session, spec: RunSpec, tasks: Vec<TaskSpec>) -> Result<
 
 /// Tells the limits that will hold, and that they can be changed. Nothing is lost when they can't be asked for.
 fn say_limits(session: &mut Session, spec: &RunSpec) {
-    let Ok(info) = session.call(&KernelInfo {}) else { return };
+    let Ok(info) = session.call(&KernelInfo { state_hash: false }) else { return };
     let l = &spec.limits;
     let given = [l.memory_bytes.is_some(), l.pids.is_some(), l.disk_bytes.is_some(), l.wall_ms.is_some()];
     let note = if given.iter().all(|g| *g) {

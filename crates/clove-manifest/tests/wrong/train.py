@@ -1,0 +1,2 @@
+def run(config, shared):
+    return config

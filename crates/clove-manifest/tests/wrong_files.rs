@@ -1,0 +1,128 @@
+//! A corpus of wrong sweep files: each gets the error beside it (`NAME.toml`, `NAME.expected`).
+//!
+//! `CLOVE_UPDATE=1 cargo test -p clove-manifest --test wrong_files` writes what comes; then read the difference.
+
+use clove_manifest::source;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The folder with the corpus; scripts that the files name lie in it too.
+fn corpus() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/wrong")
+}
+
+fn error_of(file: &Path) -> String {
+    let swept = source::read_sweep(file).and_then(|s| s.tasks().map(|t| t.len()));
+    let text = match swept {
+        Ok(n) => format!("(no error: {n} tasks)"),
+        Err(e) => e.to_string(),
+    };
+    text.replace(&format!("{}/", corpus().display()), "")
+}
+
+#[test]
+fn every_wrong_file_gets_its_error() {
+    let mut files: Vec<PathBuf> = fs::read_dir(corpus())
+        .expect("corpus")
+        .map(|e| e.expect("entry").path())
+        .filter(|p| p.extension().is_some_and(|e| e == "toml"))
+        .collect();
+    files.sort();
+    assert!(files.len() >= 30, "{} files", files.len());
+    let update = std::env::var_os("CLOVE_UPDATE").is_some();
+    let mut wrong = String::new();
+    for file in files {
+        let got = error_of(&file) + "\n";
+        let expected = file.with_extension("expected");
+        if update {
+            fs::write(&expected, &got).expect("write");
+        } else {
+            let want = fs::read_to_string(&expected).unwrap_or_default();
+            if got != want {
+                wrong.push_str(&format!("--- {} wants\n{want}+++ but gets\n{got}\n", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn files_that_cannot_be_read_say_why() {
+    let t = tempfile::tempdir().expect("tempdir");
+    let error = |name: &str| source::read_sweep(&t.path().join(name)).expect_err(name).to_string();
+    fs::write(t.path().join("sweep.toml"), "").expect("write");
+    assert!(error("swep.toml").contains("did you mean"), "{}", error("swep.toml"));
+    assert!(error("nothing-like-it").ends_with("there is no such file"));
+    fs::create_dir(t.path().join("d.toml")).expect("mkdir");
+    assert!(error("d.toml").contains("it is a folder"));
+    fs::write(t.path().join("latin.toml"), b"name = \"caf\xe9\"\n").expect("write");
+    let e = error("latin.toml");
+    assert!(e.contains(":1:12: it isn't UTF-8 text: byte 0xe9 at offset 11") && e.contains("iconv"), "{e}");
+    fs::write(t.path().join("bom.toml"), "\u{feff}script = \"x\"\n").expect("write");
+    assert!(error("bom.toml").contains("there is no script"), "{}", error("bom.toml"));
+}
+
+#[test]
+fn a_right_file_says_everything() {
+    let t = tempfile::tempdir().expect("tempdir");
+    fs::write(t.path().join("train.py"), "def run(config, shared): pass\n").expect("write");
+    fs::create_dir(t.path().join("data")).expect("mkdir");
+    let text = r#"
+name = "demo"
+script = "train.py"
+jobs = 4
+seed = 7
+priority = 2
+reuse = 3
+on_oom = "double"
+task_name = "{model}-{depth}-{index}"
+expected_s = "depth"
+notify = "true"
+mounts = ["data:/data"]
+
+[grid]
+model = ["SVM", "RF"]
+depth = [1, 2.5]
+
+[random]
+samples = 3
+[random.params]
+lr = { min = 1e-4, max = 1e-1, scale = "log" }
+k = { int = [1, 9] }
+opt = { choice = ["a", "b"] }
+
+[limits]
+memory = "512m"
+cpus = 0.5
+pids = 64
+disk = "1g"
+nofile = 256
+timeout = "1h30m"
+output = "1m"
+
+[retry]
+deaths = 3
+failures = 1
+backoff = "1s"
+backoff_max = "1m"
+
+[env]
+OMP_NUM_THREADS = 1
+
+[template]
+preload = ["json"]
+setup = "train:setup"
+"#;
+    let file = t.path().join("sweep.toml");
+    fs::write(&file, text).expect("write");
+    let sweep = source::read_sweep(&file).expect("right");
+    let tasks = sweep.tasks().expect("tasks");
+    assert_eq!(tasks.len(), 2 * 2 * 3);
+    assert_eq!(tasks[0].name, "SVM-1-0");
+    assert_eq!((tasks[0].expected_ms, tasks[11].expected_ms), (Some(1000), Some(2500)));
+    assert_eq!(tasks, sweep.tasks().expect("again"));
+    assert_eq!(sweep.limits.wall_ms, Some(5_400_000));
+    assert_eq!(sweep.env["OMP_NUM_THREADS"], "1");
+    assert_eq!(sweep.mounts[0].value.source, t.path().join("data").display().to_string());
+    assert_eq!(sweep.retry.backoff_max_ms, 60_000);
+}

@@ -1,0 +1,188 @@
+# What a hostile program would try. Prints one JSON object: name -> "ok" (it worked) or the errno's name.
+# Run unsandboxed as root it is the positive control: there each attempt works (and leaves nothing behind).
+import ctypes, ctypes.util, errno, json, os, signal, socket, struct, sys, tempfile
+libc = ctypes.CDLL(None, use_errno=True)
+arg = json.loads(os.environ.get("PROBE", "{}"))
+
+def sc(nr, *a):
+    r = libc.syscall(ctypes.c_long(nr), *[ctypes.c_void_p(x) if isinstance(x, int) else x for x in a])
+    if r < 0:
+        raise OSError(ctypes.get_errno(), "")
+    return r
+
+def forked(f):
+    """In a child, so that nothing of it stays."""
+    r, w = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            f(); e = 0
+        except OSError as x:
+            e = x.errno
+        except BaseException:
+            e = 255
+        os.write(w, bytes([e])); os._exit(0)
+    os.close(w)
+    got = os.read(r, 1); os.close(r); os.waitpid(pid, 0)
+    if not got:
+        raise OSError(errno.EIO, "killed")
+    if got[0]:
+        raise OSError(got[0], "")
+
+tmp = tempfile.mkdtemp()
+results = {}
+def probe(name):
+    def deco(f):
+        try:
+            forked(f)
+            results[name] = "ok"
+        except OSError as e:
+            results[name] = errno.errorcode.get(e.errno, str(e.errno))
+    return deco
+
+def c(path): return ctypes.c_char_p(path.encode())
+NEWNS, NEWUSER, NEWNET, NEWPID = 0x20000, 0x10000000, 0x40000000, 0x20000000
+
+@probe("mount")
+def _():
+    libc.unshare(NEWNS)
+    sc(165, c("t"), c(tmp), c("tmpfs"), 0, c(""))
+@probe("umount")
+def _():
+    libc.unshare(NEWNS)
+    if os.getuid() == 0: sc(165, c("none"), c("/"), ctypes.c_void_p(0), 0x4000 | 0x40000, ctypes.c_void_p(0)); sc(165, c("t"), c(tmp), c("tmpfs"), 0, c(""))
+    sc(166, c(tmp if os.getuid() == 0 else "/proc"), 2)
+@probe("remount_usr_writable")
+def _():
+    libc.unshare(NEWNS)
+    sc(165, c("none"), c("/usr"), ctypes.c_void_p(0), 0x20 | 0x1000, ctypes.c_void_p(0)) if os.getuid() else None
+@probe("open_tree")
+def _(): sc(428, -100, c("/usr"), 1)
+@probe("fsopen")
+def _(): sc(430, c("tmpfs"), 0)
+@probe("chroot")
+def _(): os.chroot("/usr")
+@probe("unshare_user")
+def _(): sc(272, NEWUSER)
+@probe("unshare_net")
+def _(): sc(272, NEWNET)
+@probe("clone_newuser")
+def _():
+    if sc(56, NEWUSER | signal.SIGCHLD, 0, 0, 0, 0) == 0: os._exit(0)
+@probe("clone3_newuser")
+def _():
+    a = (ctypes.c_uint64 * 11)(); a[0] = NEWUSER; a[4] = signal.SIGCHLD
+    if sc(435, ctypes.byref(a), 88) == 0: os._exit(0)
+@probe("setns")
+def _(): sc(308, os.open("/proc/self/ns/net", os.O_RDONLY), NEWNET)
+@probe("ptrace_traceme")
+def _(): sc(101, 0, 0, 0, 0)
+@probe("process_vm_readv")
+def _():
+    b = ctypes.create_string_buffer(8); v = (ctypes.c_void_p * 2)(ctypes.addressof(b), 8)
+    sc(310, os.getpid(), ctypes.byref(v), 1, ctypes.byref(v), 1, 0)
+@probe("pidfd_getfd")
+def _(): sc(438, sc(434, os.getpid(), 0), 0, 0)
+@probe("keyctl")
+def _(): sc(250, 0, -2 & (2**64 - 1), 1)
+@probe("add_key")
+def _(): sc(248, c("user"), c("clove-probe"), c("x"), 1, -2 & (2**64 - 1))
+@probe("bpf_map_create")
+def _():
+    a = struct.pack("IIII", 1, 4, 4, 1) + b"\0" * 112
+    sc(321, 0, ctypes.c_char_p(a), 128)
+@probe("perf_event_open")
+def _():
+    a = struct.pack("IIQQ", 1, 128, 0, 0) + b"\0" * 104
+    sc(298, ctypes.c_char_p(a), 0, -1 & (2**64 - 1), -1 & (2**64 - 1), 0)
+@probe("userfaultfd")
+def _(): sc(323, 0)
+@probe("io_uring_setup")
+def _(): sc(425, 1, ctypes.c_char_p(b"\0" * 120))
+@probe("name_to_handle_at")
+def _():
+    h = ctypes.create_string_buffer(struct.pack("Ii", 128, 0) + b"\0" * 128); m = ctypes.c_int()
+    sc(303, -100, c("/usr"), ctypes.byref(h), ctypes.byref(m), 0)
+@probe("raw_socket")
+def _(): socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+@probe("packet_socket")
+def _(): socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+@probe("alg_socket")
+def _(): socket.socket(38, socket.SOCK_SEQPACKET, 0)
+@probe("vsock_socket")
+def _(): socket.socket(40, socket.SOCK_STREAM, 0)
+@probe("mknod_device")
+def _(): os.mknod(tmp + "/null", 0o20666, os.makedev(1, 3)); os.unlink(tmp + "/null")
+@probe("personality_read_implies_exec")
+def _(): sc(135, 0x0400000)
+@probe("setuid_0")
+def _(): os.setresuid(0, 0, 0)
+@probe("setgroups")
+def _(): os.setgroups([5])
+@probe("sethostname")
+def _(): socket.sethostname(socket.gethostname())
+@probe("realtime_priority")
+def _(): os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+@probe("negative_nice")
+def _(): os.nice(-5)
+@probe("syslog")
+def _(): sc(103, 10, 0, 0)
+@probe("clock_settime")
+def _(): sc(305, 0, ctypes.c_char_p(struct.pack("IIII", 0, 0, 0, 0) + b"\0" * 200))  # clock_adjtime: a question
+@probe("chown_to_other")
+def _():
+    p = tmp + "/c"; open(p, "w").close(); os.chown(p, 12345, 12345); os.unlink(p)
+@probe("read_host_secret")
+def _(): open(arg.get("secret", "/nonexistent")).read()
+@probe("read_shadow")
+def _(): open("/etc/shadow").read()
+@probe("list_root_home")
+def _():
+    if not [x for x in os.listdir("/root") if x != ".pyenv"]: raise OSError(errno.ENOENT, "")
+@probe("list_sys")
+def _(): os.listdir("/sys/fs/cgroup")
+@probe("write_usr")
+def _(): p = "/usr/clove-probe"; open(p, "w").close(); os.unlink(p)
+@probe("write_etc")
+def _(): p = "/etc/clove-probe"; open(p, "w").close(); os.unlink(p)
+@probe("write_root")
+def _(): p = "/clove-probe"; open(p, "w").close(); os.unlink(p)
+@probe("write_dev")
+def _(): p = "/dev/clove-probe"; open(p, "w").close(); os.unlink(p)
+@probe("write_proc_sys")
+def _(): p = "/proc/sys/kernel/core_pattern"; open(p, "r+").close()
+@probe("init_memory")
+def _(): open("/proc/1/mem", "rb").close()
+@probe("init_environ")
+def _(): open("/proc/1/environ", "rb").read()
+@probe("init_root")
+def _(): os.listdir("/proc/1/root")
+@probe("init_fds")
+def _(): os.listdir("/proc/1/fd")
+@probe("kill_host_process")
+def _(): os.kill(arg.get("host_pid", 2**22 - 1), 0)
+@probe("see_host_process")
+def _():
+    if len([x for x in os.listdir("/proc") if x.isdigit()]) < 6: raise OSError(errno.ESRCH, "")
+@probe("tcp_to_host")
+def _(): socket.create_connection(("127.0.0.1", arg.get("tcp", 1)), 1).close()
+@probe("abstract_unix_to_host")
+def _():
+    s = socket.socket(socket.AF_UNIX); s.connect("\0" + arg.get("abstract", "none")); s.close()
+@probe("udp_route_out")
+def _():
+    s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(("127.0.0.2" if os.getuid() == 0 else "192.0.2.1", 9))
+@probe("kcore")
+def _():
+    if not open("/proc/kcore", "rb").read(1): raise OSError(errno.EACCES, "")
+@probe("sysrq")
+def _(): os.close(os.open("/proc/sysrq-trigger", os.O_WRONLY)) if os.getuid() == 0 else open("/proc/sysrq-trigger", "w").write("h") or (_ for _ in ()).throw(OSError(errno.EACCES, ""))
+@probe("raise_nofile")
+def _():
+    import resource
+    s, h = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if os.getuid() == 0: resource.setrlimit(resource.RLIMIT_NOFILE, (h, h)); return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (h + 1, h + 1))
+
+import shutil; shutil.rmtree(tmp)
+print(json.dumps(results))

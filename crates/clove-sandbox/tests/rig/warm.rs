@@ -1,0 +1,65 @@
+//! Templates and embryos for tests.
+
+use super::{Rig, text};
+use clove_sandbox::protocol::{Event, Request};
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+
+pub struct Warm {
+    pub token: u64,
+    pub kernel: UnixStream,
+    pub out: std::fs::File,
+    pub err: std::fs::File,
+}
+
+/// A template whose embryos run `code`; `setup` runs in the template itself.
+pub fn template(rig: &mut Rig, code: &str, setup: &str) -> (u64, std::fs::File) {
+    let (cell, python) = super::python_policy();
+    let token = rig.token();
+    let log = tempfile::tempfile().unwrap();
+    let argv = vec![python, "/opt/template_host.py".into(), "/opt/libclove_sys.so".into(), code.into(), setup.into()];
+    rig.send(Request::Template { token, cell, argv }, &[log.as_fd(), log.as_fd()]);
+    (token, log)
+}
+
+pub fn ready(rig: &mut Rig, code: &str, setup: &str) -> u64 {
+    let (token, log) = template(rig, code, setup);
+    let (event, _) = rig.expect("template", |e| {
+        matches!(e, Event::TemplateReady { token: t, .. } | Event::TemplateFailed { token: t, .. }
+            | Event::SpawnFailed { token: t, .. } | Event::Exited { token: t, .. } if *t == token)
+    });
+    assert!(matches!(event, Event::TemplateReady { .. }), "{event:?}\n{}", text(log));
+    token
+}
+
+pub fn embryo(rig: &mut Rig, template: u64) -> Warm {
+    let token = rig.token();
+    let (kernel, agents) = UnixStream::pair().unwrap();
+    let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let (cell, _) = super::python_policy();
+    rig.send(Request::Embryo { token, template, cell }, &[agents.as_fd(), out.as_fd(), err.as_fd()]);
+    Warm { token, kernel, out, err }
+}
+
+pub fn started(rig: &mut Rig, token: u64) -> Event {
+    rig.expect("embryo", |e| {
+        matches!(e, Event::Started { token: t, .. } | Event::SpawnFailed { token: t, .. }
+            | Event::Exited { token: t, .. } if *t == token)
+    })
+    .0
+}
+
+
+impl Warm {
+    /// Waits until it is verified, lets it go, and waits for its end: (event, stdout, stderr).
+    pub fn finish(mut self, rig: &mut Rig) -> (Event, String, String) {
+        let event = started(rig, self.token);
+        if !matches!(event, Event::Started { .. }) {
+            return (event, text(self.out), text(self.err));
+        }
+        self.kernel.write_all(b"g").unwrap();
+        let end = rig.expect_end(self.token);
+        (end, text(self.out), text(self.err))
+    }
+}

@@ -1,0 +1,98 @@
+//! `clove kernel`: which kernel this is, and where it listens.
+
+use crate::cli::failure::{Failure, Outcome};
+use crate::cli::limit_flags;
+use crate::cli::session::Session;
+use crate::cli::table::ago;
+use crate::cli::{json, stdio};
+use clap::{Args, Subcommand};
+use clove_abi::calls::{KernelInfo, KernelInfoReply};
+use clove_abi::untrusted::Untrusted;
+use clove_client::Paths;
+use clove_manifest::units::Bytes;
+use serde_json::json;
+use std::os::unix::ffi::OsStrExt;
+
+/// What to tell about the kernel.
+#[derive(Subcommand, Debug)]
+pub enum KernelCommand {
+    Info(InfoArgs),
+    Socket(SocketArgs),
+}
+
+/// Shows the running kernel: process, data directory, capacity, defaults, counters
+#[derive(Args, Debug)]
+pub struct InfoArgs {
+    /// Print one object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Prints the path of the kernel's socket
+#[derive(Args, Debug)]
+pub struct SocketArgs {
+    /// Start the kernel first, if there is none
+    #[arg(long)]
+    start: bool,
+}
+
+/// Runs one of them.
+pub fn run(command: &KernelCommand) -> Outcome {
+    match command {
+        KernelCommand::Info(args) => info(args),
+        KernelCommand::Socket(args) => socket(args),
+    }
+}
+
+fn info(args: &InfoArgs) -> Outcome {
+    let Some(mut session) = Session::open_if_running("clove kernel info")? else {
+        let paths = Paths::from_env()?;
+        if args.json {
+            json::print(&json!({"id": null, "running": false, "data_dir": paths.data_dir, "socket": paths.socket()}));
+            return Ok(0);
+        }
+        return Err(Failure::new(format!("no kernel is running for {}", paths.data_dir.display()))
+            .hint("the next command that needs one starts it; `clove kernel socket --start` only starts it")
+            .code(1));
+    };
+    let reply = session.call(&KernelInfo { state_hash: true })?;
+    if args.json {
+        let mut value = serde_json::to_value(&reply).unwrap_or_default();
+        value["id"] = json!(reply.pid);
+        value["running"] = json!(true);
+        json::print(&value);
+    } else {
+        stdio::data(text(&reply).as_bytes());
+    }
+    Ok(0)
+}
+
+fn text(i: &KernelInfoReply) -> String {
+    let rows = [
+        ("version", format!("{} (build {})", i.version, i.build)),
+        ("process", format!("{} (its launcher {})", i.pid, i.launcher_pid)),
+        ("started", format!("{} by {}", ago(i.started_ms), i.started_by)),
+        ("data", i.data_dir.clone()),
+        ("socket", i.socket.clone()),
+        ("cgroups", i.cgroup_backend.clone()),
+        ("capacity", format!("{} CPUs, {} of memory, {} of it set aside now", i.cpus, Bytes(i.capacity_bytes), Bytes(i.reserved_bytes))),
+        ("busy with", format!("{} agents, {} runs", i.agents, i.runs_active)),
+        ("defaults", limit_flags::in_words(&i.default_limits)),
+        ("journal", format!("record {}, durable to {}", i.journal_seq, i.durable_seq)),
+        ("calls", i.calls.to_string()),
+        ("state", i.state_hash.clone().unwrap_or_default()),
+    ];
+    rows.iter().map(|(word, text)| format!("{word:<10} {}\n", Untrusted::new(text))).collect()
+}
+
+fn socket(args: &SocketArgs) -> Outcome {
+    let socket = if args.start {
+        Session::open("clove kernel socket")?.paths.socket()
+    } else {
+        Paths::from_env()?.socket()
+    };
+    let mut bytes = socket.as_os_str().as_bytes().to_vec();
+    bytes.push(b'\n');
+    stdio::data(&bytes);
+    Ok(0)
+}
