@@ -39,7 +39,7 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Work:
     monkeypatch.setenv("FAKE_CLOVE_DIR", str(state))
     names = [f"{config['target']}-{config['model']}" for config in configs()]
     environment = {"CLOVE_DEMO_WHEEL": "/nowhere", "CLOVE_DEMO_FEATURES": "/nowhere"}
-    return Work(names, script, Path(sys.executable), environment, 512 << 20, 2, 2)
+    return Work(names, script, Path(sys.executable), environment, 96 << 20, 2, 2)
 
 
 def configs() -> list[dict[str, Any]]:
@@ -59,7 +59,7 @@ def test_sequential_ends_at_the_first_fault(work: Work) -> None:
     )
     assert column.completed == 5
     assert "MemoryError in #6" in column.what_happened
-    assert 300 << 20 < column.peak_bytes < 640 << 20
+    assert 20 << 20 < column.peak_bytes < 160 << 20
 
 
 def test_sequential_dies_of_each_fault(work: Work) -> None:
@@ -74,9 +74,11 @@ def test_sequential_dies_of_each_fault(work: Work) -> None:
 
 
 def test_pool_survives_the_leak_and_breaks_at_the_kill(work: Work) -> None:
-    column = standalone_column.run("pool", "pool", victims.with_faults(configs(), CHOSEN), work, CHOSEN, ignore)
-    assert 8 <= column.completed < 20
-    assert "MemoryError in #6; BrokenProcessPool" in column.what_happened
+    # Far apart: how long it takes to leak up to the cap depends on the machine.
+    chosen = victims.Victims(segfault=19, leak=1, kill=17)
+    column = standalone_column.run("pool", "pool", victims.with_faults(configs(), chosen), work, chosen, ignore)
+    assert 14 <= column.completed < 20
+    assert "MemoryError in #2; BrokenProcessPool after" in column.what_happened
 
 
 def test_clove_column_completes_and_reports(work: Work, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

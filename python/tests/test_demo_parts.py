@@ -153,10 +153,25 @@ def test_bystanders_notice_who_is_gone() -> None:
     watch.started(0, "victim", None)
     watch.started(1, "me", os.getpid())
     watch.started(2, "other", other.pid)
-    watch.died(0, "victim")
+    watch.died(0, "victim", True)
     assert watch.disturbed == 0
     other.kill()
     other.wait()
-    watch.died(0, "victim")
+    watch.died(0, "victim", True)
     assert watch.disturbed == 1
-    assert "NOT THERE" in watch.lines[-1]
+    assert watch.lines[-1].endswith("NOT THERE ANY MORE: other")
+    watch.died(2, "other", False)
+    assert watch.disturbed == 1
+    assert "other" in watch.lines[1]
+
+
+def test_bystanders_that_finish_meanwhile_are_not_disturbed() -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    watch = Bystanders()
+    watch.started(2, "other", other.pid)
+    other.kill()
+    other.wait()
+    watch.died(0, "victim", True)
+    watch.ended(2)
+    assert watch.disturbed == 0
+    assert "just over" in watch.lines[0]

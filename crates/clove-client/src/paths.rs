@@ -192,8 +192,7 @@ fn is_ours(dir: &Path, uid: u32) -> bool {
 
 /// The name of a file system on which locks and fdatasync don't mean what the journal needs (magic numbers: statfs(2)).
 fn network_file_system(s: &StatFs) -> Option<&'static str> {
-    // The field is signed on some architectures; the magic numbers are 32 bits.
-    #[expect(clippy::unnecessary_cast, reason = "its type differs between architectures")]
+    // The field is signed; the magic numbers are 32 bits.
     match s.f_type as u32 {
         0x6969 => Some("NFS"),
         0xff53_4d42 => Some("CIFS"),

@@ -66,6 +66,12 @@ pub fn gone(tx: &mut Tx<'_>, conn: ConnId) {
     for id in agents {
         end(tx, id, Ending::Detached);
     }
+    let state = &*tx.state;
+    let was_its = |id: &AgentId| state.agent(*id).is_some_and(|a| a.attached == Some(conn));
+    let ended: Vec<AgentId> = state.ended.iter().copied().filter(was_its).collect();
+    for id in ended {
+        forget(tx, id);
+    }
     let runs: Vec<RunId> =
         tx.state.runs.values().filter(|r| r.attached == Some(conn)).map(|r| r.id).collect();
     for run in runs {

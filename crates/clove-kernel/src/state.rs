@@ -434,7 +434,10 @@ impl State {
                 if let Some(a) = self.agents.get_mut(id) {
                     a.state = AgentState::Ended;
                     a.deadline_mono_ms = None;
-                    a.attached = None;
+                    // One that is to be removed is forgotten when its connection ends.
+                    if !a.remove {
+                        a.attached = None;
+                    }
                     a.certificate = Some(certificate.clone());
                     if self.names.get(&a.name) == Some(id) {
                         self.names.remove(&a.name);

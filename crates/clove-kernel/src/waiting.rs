@@ -99,11 +99,7 @@ pub fn answer_one(tx: &mut Tx<'_>, w: &Waiter, expired: bool) -> Option<Effect> 
                 return None;
             }
             let code = certificate.as_ref().map(clove_abi::Certificate::shell_code);
-            let remove = certificate.is_some() && a.is_some_and(|a| a.remove && a.run.is_none());
             let body = json(&ProcWaitReply { certificate, code });
-            if remove {
-                crate::lifecycle::forget(tx, id);
-            }
             Some(Effect::Reply { to, body, durable: false })
         }
         WaitFor::RunChange { run, since } => {

@@ -445,13 +445,15 @@ fn stale_ids_are_told_dead_and_never_reach_a_successor() {
     w.event(Event::Ready { agent: first, pid: 3, missing_walls: vec![], missing_limits: vec![] });
     w.processes.remove(&first);
     w.exit(first, ExitStatus::Code(0), Usage::default());
-    w.call(1, operator(), Call::ProcWait(ProcWait { target: "one".into(), timeout_ms: None }));
-    w.call(1, operator(), spawn("two"));
+    let waited = w.call(2, operator(), Call::ProcWait(ProcWait { target: "one".into(), timeout_ms: None }));
+    assert!(matches!(waited, Some(Ok(_))));
+    w.event(Event::Gone { conn: ConnId(1) });
+    w.call(2, operator(), spawn("two"));
     let second = *w.core.state.names.get("two").unwrap();
     assert_eq!((first.slot, first.generation + 1), (second.slot, second.generation), "the slot is reused");
     let reply = w.call(1, operator(), Call::ProcKill(ProcKill { target: first.to_string(), signal: None }));
     assert!(matches!(reply, Some(Err(e)) if e.code == clove_abi::ErrorCode::Dead));
-    assert!(!w.processes[&second].killed);
+    assert!(!w.processes[&second].killed, "the successor was hit");
 }
 
 #[test]

@@ -19,17 +19,18 @@ pub struct Place {
 
 impl Place {
     /// Where `span` (in bytes) lies in `text`. A span over several lines is underlined to the end of its first one.
-    pub fn of(text: &str, span: Range<usize>) -> Place {
+    /// Boxed, as it rides in every error.
+    pub fn of(text: &str, span: Range<usize>) -> Box<Place> {
         let start = floor_char(text, span.start.min(text.len()));
         let end = floor_char(text, span.end.clamp(start, text.len()));
         let line_start = text[..start].rfind('\n').map_or(0, |i| i + 1);
         let line_end = text[start..].find('\n').map_or(text.len(), |i| start + i);
-        Place {
+        Box::new(Place {
             line: text[..line_start].matches('\n').count() + 1,
             column: text[line_start..start].chars().count() + 1,
             source: text[line_start..line_end].trim_end_matches('\r').to_owned(),
             width: text[start..end.min(line_end).max(start)].chars().count().max(1),
-        }
+        })
     }
 }
 
@@ -45,7 +46,7 @@ fn floor_char(text: &str, mut i: usize) -> usize {
 pub struct Diagnostic {
     /// The file as the user named it, or the flag.
     pub origin: String,
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
     /// One sentence without a full stop.
     pub what: String,
     /// What would be right.
@@ -68,7 +69,7 @@ impl Diagnostic {
 
     /// At a place.
     #[must_use]
-    pub fn at(mut self, place: Option<Place>) -> Diagnostic {
+    pub fn at(mut self, place: Option<Box<Place>>) -> Diagnostic {
         self.place = place;
         self
     }

@@ -33,14 +33,14 @@ impl Random {
                     (h ^ u64::from(b)).wrapping_mul(0x0000_0100_0000_01b3)
                 });
                 let bits = mix(mix(seed ^ stream).wrapping_add(index as u64));
-                (name.clone(), draw.from_bits(bits))
+                (name.clone(), draw.value_at(bits))
             })
             .collect()
     }
 }
 
 impl Draw {
-    fn from_bits(&self, bits: u64) -> Value {
+    fn value_at(&self, bits: u64) -> Value {
         // 53 bits: every value of a double in [0, 1) on an even grid.
         let unit = (bits >> 11) as f64 / (1u64 << 53) as f64;
         match self {
@@ -112,7 +112,7 @@ mod tests {
         let r = random();
         let all: Vec<_> = (0..3000).map(|i| r.sample(1, i)).collect();
         for depth in 1..=3 {
-            let n = all.iter().filter(|c| c["depth"] == Value::from(depth)).count();
+            let n = all.iter().filter(|c| c["depth"] == depth).count();
             assert!((800..1200).contains(&n), "{depth}: {n}");
         }
         let small = all.iter().filter(|c| c["lr"].as_f64().is_some_and(|x| x < 1e-3)).count();
@@ -123,7 +123,7 @@ mod tests {
         #[test]
         fn draws_stay_in_range(seed: u64, index in 0usize..1_000_000, a: i64, b: i64) {
             let (min, max) = (a.min(b), a.max(b));
-            let drawn = Draw::Int { min, max }.from_bits(mix(seed.wrapping_add(index as u64)));
+            let drawn = Draw::Int { min, max }.value_at(mix(seed.wrapping_add(index as u64)));
             let n = drawn.as_i64().expect("whole");
             prop_assert!((min..=max).contains(&n));
         }

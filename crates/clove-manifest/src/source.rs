@@ -102,7 +102,7 @@ pub fn anchor(sweep: &mut Sweep, folder: &Path) -> Result<(), Diagnostic> {
     let origin = sweep.origin.clone();
     if let Entry::Script(script) = &mut sweep.entry {
         let path = absolute(&script.value, folder);
-        check_script(&path, &origin, script.place.as_ref())?;
+        check_script(&path, &origin, script.place.clone())?;
         script.value = path;
     }
     if let Entry::Command(command) = &mut sweep.entry
@@ -164,8 +164,7 @@ fn normal(path: &Path) -> PathBuf {
 }
 
 /// A script must be a file that can be read; a Python script must mention `run`, any other must be executable.
-fn check_script(path: &Path, origin: &str, place: Option<&Place>) -> Result<(), Diagnostic> {
-    let place = place.cloned();
+fn check_script(path: &Path, origin: &str, place: Option<Box<Place>>) -> Result<(), Diagnostic> {
     let name = path.display();
     let wrong = |what: String| Diagnostic::new(origin, what).at(place.clone());
     match fs::metadata(path) {
@@ -195,7 +194,7 @@ fn check_script(path: &Path, origin: &str, place: Option<&Place>) -> Result<(), 
         if !mentions_run && !imports_all {
             return Err(wrong(format!("the script {name} defines no `run`"))
                 .expected("a function run(config, shared) that takes one configuration and returns its result")
-                .hint("to start it as an ordinary program once per configuration, write command = [\"python3\", \"...\"]"));
+                .hint(format!("to start it as a program once per configuration, write command = [\"python3\", \"{name}\"] in a sweep file")));
         }
     } else {
         use std::os::unix::fs::PermissionsExt;

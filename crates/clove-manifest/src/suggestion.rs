@@ -3,10 +3,11 @@
 /// The candidate within a third of the word's length (at least one, at most three edits), if there is one.
 pub fn nearest<'c>(word: &str, candidates: impl IntoIterator<Item = &'c str>) -> Option<&'c str> {
     let allowed = (word.chars().count() / 3).clamp(1, 3);
-    let lower = word.to_lowercase().replace('-', "_");
+    let plain = |w: &str| w.to_lowercase().replace('-', "_");
+    let word = plain(word);
     candidates
         .into_iter()
-        .map(|c| (edits(&lower, &c.to_lowercase()), c))
+        .map(|c| (edits(&word, &plain(c)), c))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, c)| c)

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 #[derive(Clone, Debug, PartialEq)]
 pub struct Located<T> {
     pub value: T,
-    pub place: Option<Place>,
+    pub place: Option<Box<Place>>,
 }
 
 impl<T> Located<T> {
@@ -68,7 +68,7 @@ pub struct Sweep {
     pub notify: Option<String>,
     pub axes: Axes,
     /// Where the axes are written.
-    pub axes_place: Option<Place>,
+    pub axes_place: Option<Box<Place>>,
     pub task_name: Option<Located<Pattern>>,
     pub expected: Option<Located<Expected>>,
 }

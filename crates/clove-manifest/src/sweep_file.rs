@@ -62,9 +62,9 @@ const ELSEWHERE: &[(&str, &str)] = &[
 pub fn parse(text: &str, origin: &str) -> Result<Sweep, Diagnostic> {
     let doc = Document { origin, text };
     let root = DeTable::parse(text).map_err(|e| {
-        let message = e.message().lines().collect::<Vec<_>>().join(", ");
         let span = e.span().unwrap_or(0..0);
-        doc.error(span.clone(), format!("this isn't TOML: {message}")).hint(toml_advice(text, &span))
+        let (what, hint) = in_plain_words(e.message(), text, &span);
+        doc.error(span, what).hint(hint)
     })?;
     let root_table = root.get_ref();
     let top = Section { doc, name: "", table: root_table, span_start: 0 };
@@ -145,19 +145,34 @@ pub fn parse(text: &str, origin: &str) -> Result<Sweep, Diagnostic> {
     Ok(sweep)
 }
 
-/// Mistakes in TOML that have a better answer than the grammar's.
-fn toml_advice(text: &str, span: &Range<usize>) -> String {
+/// The usual mistakes in TOML, said better than its grammar says them: what is wrong, and what to try.
+fn in_plain_words(message: &str, text: &str, span: &Range<usize>) -> (String, String) {
+    let word = text.get(span.clone()).unwrap_or_default().trim();
     let line = Place::of(text, span.clone()).source;
-    let value = line.split_once('=').map(|(_, v)| v.trim());
-    if line.contains(": ") && !line.contains('=') {
-        "this looks like YAML: write key = value".into()
-    } else if value.is_some_and(|v| v.starts_with(|c: char| c.is_alphabetic() || c == '/' || c == '.')) {
-        "put text into quotes: key = \"value\"".into()
-    } else if value.is_some_and(|v| v == "True" || v == "False") {
-        "write true or false in small letters".into()
-    } else {
-        String::new()
+    let bare = !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "_-./~:".contains(c));
+    if message.starts_with("duplicate key") {
+        return (format!("`{word}` is given twice"), "keep one of the two".into());
     }
+    if line.contains(": ") && !line.contains('=') {
+        return ("this is no line of TOML".into(), "it looks like YAML: write key = value".into());
+    }
+    let begins_like_text = word.starts_with(|c: char| c.is_alphabetic() || "./~_".contains(c));
+    if bare && begins_like_text && message.starts_with("invalid") || message.starts_with("string values must be quoted") {
+        let hint = match word {
+            "True" | "False" | "TRUE" | "FALSE" => "write true or false in small letters".into(),
+            "None" | "null" | "nil" => "TOML has no empty value: leave the key out, or write \"\"".into(),
+            _ => format!("put text into quotes: \"{word}\""),
+        };
+        return (format!("`{word}` isn't a value"), hint);
+    }
+    if message.contains("basic string") && message.contains("expected `\"`") {
+        return ("the text that begins in this line has no closing quote".into(), "end it with \"".into());
+    }
+    if message.starts_with("missing comma between array elements") {
+        return ("the list before this isn't closed".into(), "end it with ], or put a comma between its values".into());
+    }
+    let message = message.lines().collect::<Vec<_>>().join(", ");
+    (format!("this isn't TOML: {message}"), String::new())
 }
 
 fn entry(top: &Section<'_, '_>) -> Result<Entry, Diagnostic> {

@@ -191,16 +191,7 @@ impl Launcher {
 
     /// What a launcher of this directory that was killed has left behind.
     fn clear_stale_groups(&mut self) {
-        for group in self.cgroups.groups() {
-            if !self.cgroups.kill(&group) {
-                for pid in self.cgroups.processes(&group) {
-                    if let Some(pid) = rustix::process::Pid::from_raw(pid) {
-                        let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
-                    }
-                }
-            }
-            self.removals.push(group);
-        }
+        self.removals = self.cgroups.groups();
         self.retry_removals();
     }
 

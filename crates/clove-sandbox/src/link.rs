@@ -35,7 +35,7 @@ pub struct Channel<Out, In> {
     input: Vec<u8>,
     fds: VecDeque<OwnedFd>,
     closed: bool,
-    types: PhantomData<(fn(Out), fn() -> In)>,
+    types: PhantomData<fn(Out) -> In>,
 }
 
 /// Why a channel can't be used any more.

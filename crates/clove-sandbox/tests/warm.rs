@@ -5,7 +5,8 @@ mod rig;
 
 use clove_sandbox::protocol::{Event, Request, Status};
 use rig::Rig;
-use rig::warm::{embryo, ready, template};
+use rig::warm::{embryo, ready, started, template};
+use std::io::Write;
 
 fn an_embryo_runs_with_what_the_template_has(rig: &mut Rig) {
     let t = ready(rig, "print(shared['answer'], os.getpid(), os.getuid(), sorted(os.listdir('/proc/self/fd')), open('/proc/self/uid_map').read().split()[0])", "");
@@ -26,6 +27,163 @@ fn a_template_that_keeps_threads_is_refused(rig: &mut Rig) {
     rig.expect_end(t);
 }
 
+fn an_import_error_is_told(rig: &mut Rig) {
+    let (t, log) = template(rig, "", "import no_such_module");
+    let (event, _) = rig.expect("failure", |e| matches!(e, Event::TemplateFailed { token, .. } if *token == t));
+    assert!(format!("{event:?}").contains("exit code 1"), "{event:?}");
+    assert!(matches!(rig.expect_end(t), Event::Exited { status: Status::Code(1), .. }));
+    assert!(rig::text(log).contains("No module named"));
+}
+
+/// What a template's own code may do to its forks, and how it is caught: each replaces one call that the library makes
+/// in the child, by a fork hook that undoes or prevents it.
+fn a_template_that_lies_is_caught(rig: &mut Rig) {
+    let lies = [
+        // A fork hook that starts a thread in the child.
+        (
+            "Threads",
+            "def hook():\n    import threading, time\n    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n    time.sleep(0.3)\nos.register_at_fork(after_in_child=hook)",
+        ),
+    ];
+    for (what, setup) in lies {
+        let t = ready(rig, "print('ran')", setup);
+        let (event, out, _) = embryo(rig, t).finish(rig);
+        // The thread may come after the look: then the embryo is let go with it, which is its own affair.
+        match event {
+            Event::SpawnFailed { stage, message, .. } => {
+                assert_eq!(stage, "verify");
+                assert!(message.contains(what), "{message}");
+            }
+            Event::Exited { .. } => assert_eq!(out, "ran\n"),
+            other => panic!("{other:?}"),
+        }
+        rig.send(Request::Kill { token: t }, &[]);
+        rig.expect_end(t);
+    }
+    // A host module that answers fork requests with processes of its own making, none of which is confined.
+    let forger = r#"
+import array, struct, time
+def serve(how):
+    c = socket.socket(fileno=3)
+    c.send(json.dumps({"event": "ready", "threads": 1}).encode())
+    libc = ctypes.CDLL(None, use_errno=True)
+    while True:
+        data, anc, _, _ = c.recvmsg(200000, 1024)
+        if not data: os._exit(0)
+        fds = array.array("i", anc[0][2])
+        token = struct.unpack_from("<Q", data, 4)[0]
+        pidfd = -1
+        if how == "self":
+            pid = os.getpid(); pidfd = os.pidfd_open(pid)
+        elif how == "child":
+            pid = os.fork()
+            if pid == 0: time.sleep(60); os._exit(0)
+            pidfd = os.pidfd_open(pid)
+        elif how in ("sibling", "half"):
+            # CLONE_PARENT: a child of the launcher, as an embryo is; but with no wall around it.
+            if how == "half":
+                for i, flag in ((2, 0x20000000),):
+                    libc.setns(fds[i], flag)
+            got = ctypes.c_int(-1)
+            a = (ctypes.c_uint64 * 11)(); a[0] = 0x8000 | 0x1000; a[1] = ctypes.addressof(got)
+            pid = libc.syscall(435, ctypes.byref(a), 88)
+            if pid == 0:
+                if how == "half":
+                    for i, flag in ((0, 0x10000000), (1, 0x20000), (3, 0x40000000), (4, 0x8000000), (5, 0x4000000), (6, 0x2000000)):
+                        libc.setns(fds[i], flag)
+                    os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+                os.write(fds[10], b"\0" * 8)
+                time.sleep(60); os._exit(0)
+            pidfd = got.value
+        elif how == "nothing":
+            pid = 1
+        os.write(fds[10], b"\0" * 8)
+        reply = struct.pack("<IiQii", 0x31524c43, 0, token, pid, 0)
+        c.sendmsg([reply], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [pidfd]))] if pidfd >= 0 else [])
+        for f in fds: os.close(f)
+"#;
+    for (how, what) in [
+        ("self", "child of the launcher"),
+        ("child", "child of the launcher"),
+        ("nothing", "child of the launcher"),
+        ("sibling", "namespace isn't its cell's"),
+        ("half", "Cap"),
+    ] {
+        let t = ready(rig, "", &format!("{forger}\nserve({how:?})"));
+        let (event, ..) = embryo(rig, t).finish(rig);
+        let Event::SpawnFailed { stage, message, .. } = &event else { panic!("{how}: {event:?}") };
+        assert_eq!(stage, "verify", "{how}: {message}");
+        assert!(message.contains(what), "{how}: {message}");
+        rig.send(Request::Kill { token: t }, &[]);
+        rig.expect_end(t);
+    }
+}
+
+fn an_agent_outlives_its_template_and_dies_alone(rig: &mut Rig) {
+    let t = ready(rig, "import time; time.sleep(0.5); print('done')", "");
+    let a = embryo(rig, t);
+    let b = embryo(rig, t);
+    assert!(matches!(started(rig, a.token), Event::Started { .. }));
+    assert!(matches!(started(rig, b.token), Event::Started { .. }));
+    rig.send(Request::Kill { token: t }, &[]);
+    rig.expect_end(t);
+    rig.send(Request::Kill { token: b.token }, &[]);
+    assert!(matches!(rig.expect_end(b.token), Event::Exited { status: Status::Signal(9), .. }));
+    let mut kernel = &a.kernel;
+    kernel.write_all(b"g").unwrap();
+    let end = rig.expect_end(a.token);
+    assert!(matches!(end, Event::Exited { status: Status::Code(0), .. }), "{end:?}");
+    assert_eq!(rig::text(a.out), "done\n");
+    // And nobody forks from what is gone.
+    let late = embryo(rig, t);
+    assert!(matches!(started(rig, late.token), Event::SpawnFailed { .. }));
+}
+
+fn crashes_and_hunger_of_warm_agents_are_told(rig: &mut Rig) {
+    let t = ready(rig, "import signal; os.kill(os.getpid(), signal.SIGSEGV)", "");
+    let (event, ..) = embryo(rig, t).finish(rig);
+    assert!(matches!(event, Event::Exited { status: Status::Signal(libc::SIGSEGV), .. }), "{event:?}");
+    let t2 = ready(rig, "x = bytearray(600 << 20)", "");
+    let (event, ..) = embryo(rig, t2).finish(rig);
+    let Event::Exited { status: Status::Signal(9), usage, .. } = &event else { panic!("{event:?}") };
+    assert!(usage.oom_kills > 0, "{usage:?}");
+    // The templates are none the worse.
+    let (event, ..) = embryo(rig, t).finish(rig);
+    assert!(matches!(event, Event::Exited { status: Status::Signal(libc::SIGSEGV), .. }), "{event:?}");
+    for t in [t, t2] {
+        rig.send(Request::Kill { token: t }, &[]);
+        rig.expect_end(t);
+    }
+}
+
+fn kills_at_any_moment_leave_nothing(rig: &mut Rig) {
+    let t = ready(rig, "import time; time.sleep(60)", "");
+    let mut tokens = Vec::new();
+    for delay in 0..40u64 {
+        let w = embryo(rig, t);
+        std::thread::sleep(std::time::Duration::from_micros(delay * 150));
+        rig.send(Request::Kill { token: w.token }, &[]);
+        tokens.push(w.token);
+        let (cold, ..) = rig.start(rig::policy(), &["/bin/sleep", "60"]);
+        std::thread::sleep(std::time::Duration::from_micros(delay * 100));
+        rig.send(Request::Kill { token: cold }, &[]);
+        tokens.push(cold);
+    }
+    for token in tokens {
+        let event = rig.expect_end(token);
+        assert!(matches!(event, Event::Exited { status: Status::Signal(9), .. }), "{event:?}");
+    }
+    // The template still works.
+    let w = embryo(rig, t);
+    assert!(matches!(started(rig, w.token), Event::Started { .. }));
+    rig.send(Request::Kill { token: w.token }, &[]);
+    rig.expect_end(w.token);
+    rig.send(Request::Kill { token: t }, &[]);
+    rig.expect_end(t);
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", rig.launcher_pid)).unwrap();
+    assert_eq!(children.trim(), "", "the launcher has children left");
+}
+
 fn main() {
     if rig::host_python().is_none() {
         eprintln!("SKIPPED: no python3");
@@ -34,5 +192,10 @@ fn main() {
     rig::run_all(&[
         ("an_embryo_runs_with_what_the_template_has", an_embryo_runs_with_what_the_template_has),
         ("a_template_that_keeps_threads_is_refused", a_template_that_keeps_threads_is_refused),
+        ("an_import_error_is_told", an_import_error_is_told),
+        ("a_template_that_lies_is_caught", a_template_that_lies_is_caught),
+        ("an_agent_outlives_its_template_and_dies_alone", an_agent_outlives_its_template_and_dies_alone),
+        ("crashes_and_hunger_of_warm_agents_are_told", crashes_and_hunger_of_warm_agents_are_told),
+        ("kills_at_any_moment_leave_nothing", kills_at_any_moment_leave_nothing),
     ]);
 }

@@ -35,7 +35,7 @@ pub struct Child {
 /// Forks with `flags` (namespaces, `PARENT`; the pidfd is always asked for). The child runs `body` and ends with the
 /// code that it returns.
 pub fn spawn<F: FnOnce() -> i32>(_proof: &SingleThreaded, flags: u64, body: F) -> Result<Child, Errno> {
-    match raw_fork(flags, std::ptr::null_mut()) {
+    match raw_fork(flags) {
         Err(e) => Err(e),
         Ok(Forked::Child) => exit_now(body()),
         Ok(Forked::Parent { pid, pidfd }) => Ok(Child { pid, pidfd }),
@@ -53,17 +53,12 @@ pub(crate) enum Forked {
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-/// With a `tid_address`, the child's thread id is kept true there, as libc's own fork does.
-pub(crate) fn raw_fork(flags: u64, tid_address: *mut libc::c_int) -> Result<Forked, Errno> {
+fn raw_fork(flags: u64) -> Result<Forked, Errno> {
     let mut pidfd: RawFd = -1;
-    let mut flags = flags | libc::CLONE_PIDFD as u64;
-    if !tid_address.is_null() {
-        flags |= (libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID) as u64;
-    }
     let args = libc::clone_args {
-        flags,
+        flags: flags | libc::CLONE_PIDFD as u64,
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
-        child_tid: tid_address as u64,
+        child_tid: 0,
         parent_tid: 0,
         // With CLONE_PARENT the signal is inherited and must be given as 0 (clone(2), EINVAL).
         exit_signal: if flags & PARENT != 0 { 0 } else { libc::SIGCHLD as u64 },
@@ -75,9 +70,12 @@ pub(crate) fn raw_fork(flags: u64, tid_address: *mut libc::c_int) -> Result<Fork
         cgroup: 0,
     };
     // SAFETY: `args` is a whole clone_args of the size given. There is no CLONE_VM, so the child has its own copy of
-    // the address space and goes on on its own copy of this stack; `pidfd` and `tid_address` (null, or the address
-    // that PR_GET_TID_ADDRESS gave, which belongs to this thread) outlive the call.
+    // the address space and goes on on its own copy of this stack; `pidfd` outlives the call.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &args, size_of::<libc::clone_args>()) };
+    forked(pid, pidfd)
+}
+
+fn forked(pid: libc::c_long, pidfd: RawFd) -> Result<Forked, Errno> {
     match pid {
         0 => Ok(Forked::Child),
         p if p > 0 => {
@@ -87,6 +85,27 @@ pub(crate) fn raw_fork(flags: u64, tid_address: *mut libc::c_int) -> Result<Fork
         }
         _ => Err(last_errno()),
     }
+}
+
+/// A sibling: a fork whose parent is this process's parent. By clone(2), not clone3, whose flags lie in memory where a
+/// seccomp filter can't see them: so a template's filter can refuse it new namespaces.
+///
+/// With a `tid_address`, the child's thread id is kept true there, as libc's own fork does.
+pub(crate) fn fork_sibling(tid_address: *mut libc::c_int) -> Result<Forked, Errno> {
+    let mut pidfd: RawFd = -1;
+    let mut flags = libc::CLONE_PARENT | libc::CLONE_PIDFD;
+    if !tid_address.is_null() {
+        flags |= libc::CLONE_CHILD_SETTID | libc::CLONE_CHILD_CLEARTID;
+    }
+    // The last two change places between architectures (clone(2), "C library/kernel differences").
+    let (fourth, fifth) = match cfg!(target_arch = "x86_64") {
+        true => (tid_address as u64, 0u64),
+        false => (0, tid_address as u64),
+    };
+    // SAFETY: there is no CLONE_VM, so the child goes on on its own copy of this stack (stack 0 says so). `pidfd` takes
+    // the place of parent_tid with CLONE_PIDFD and outlives the call; `tid_address` is null, or belongs to this thread.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, flags as u64, 0u64, &raw mut pidfd, fourth, fifth) };
+    forked(pid, pidfd)
 }
 
 /// Ends without running destructors or exit handlers, which belong to the process that was copied.

@@ -36,6 +36,10 @@ pub fn settle() -> Result<(), rustix::io::Errno> {
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
     crate::privileges::clear_groups()?;
     crate::privileges::set_dumpable(false)?;
+    // Some descriptors for each live agent.
+    let mut files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    files.current = files.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, files)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::chdir("/")
 }

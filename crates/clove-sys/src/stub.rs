@@ -195,19 +195,28 @@ impl Stub {
 
     /// Reaps everything that ends in the namespace, until the program does; then the kernel kills what is left.
     fn reap(&self, program: Option<i32>) -> i32 {
+        // Blocked, a SIGCHLD waits for sigwaitinfo, and none is lost between the two calls; unblocked it would be
+        // dropped, as init has no handler.
+        // SAFETY: an all-zero sigset_t is a valid empty set, and the calls only read and write that set.
+        let child_ended = unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigaddset(&mut set, libc::SIGCHLD);
+            libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut());
+            set
+        };
         loop {
             let mut status = 0;
             // SAFETY: waitpid fills the one int that it is given.
-            let pid = unsafe { libc::waitpid(-1, &mut status, 0) };
+            let pid = unsafe { libc::waitpid(-1, &mut status, libc::WNOHANG) };
             if pid > 0 {
                 if Some(pid) == program {
                     self.say(&Report::Ended { status });
                     return 0;
                 }
-            } else if crate::clone::last_errno() == Errno::CHILD {
-                // Warm: nothing to reap yet. Sleep until a signal or the end.
-                // SAFETY: pause has no preconditions.
-                unsafe { libc::pause() };
+            } else {
+                // Children that are still running, or (warm) none yet: orphans come here.
+                // SAFETY: waits for the set made above; a null siginfo is allowed.
+                unsafe { libc::sigwaitinfo(&child_ended, std::ptr::null_mut()) };
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The C function with which a template host (Python, through ctypes) serves fork requests.
 
-use crate::clone::{Forked, PARENT, exit_now, raw_fork};
+use crate::clone::{Forked, exit_now, fork_sibling};
 use crate::embryo::*;
 use crate::program::{close_between, place_descriptor};
 use crate::report::Stage;
@@ -64,7 +64,7 @@ pub unsafe extern "C" fn clove_template_serve(
         return 1;
     }
     call(before_fork);
-    let forked = raw_fork(PARENT, tid_address());
+    let forked = fork_sibling(tid_address());
     match forked {
         Ok(Forked::Child) => {
             // From here on they are closed by number, all at once.

@@ -156,7 +156,9 @@ def _follow(
             elif state == "done":
                 bystanders.ended(position)
             elif state is not None:
-                bystanders.died(position, name)
+                certificate = event.get("certificate") or {}
+                own = victims.fault_at(position) is not None or bool(clove_cli.killed_by(certificate))
+                bystanders.died(position, name, own)
             if position == victims.kill and state != "running" and timer is not None:
                 timer.cancel()
             audience.change(position, event)

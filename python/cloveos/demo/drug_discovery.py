@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,9 +172,16 @@ def run(options: argparse.Namespace) -> Summary:
     )
 
 
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main(given: Sequence[str] | None = None) -> int:
     """0: all went as promised; 1: it didn't; 2: wrong command line; 125: couldn't be tried; 130: Ctrl-C."""
     options = arguments(given)
+    for ending in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # All three must clean up: the columns run in groups of their own, which no terminal's signal reaches.
+        signal.signal(ending, _interrupted)
     try:
         summary = run(options)
         page = options.report or environment.demo_home() / "report.html"

@@ -186,8 +186,9 @@ impl Backend for Hybrid {
     }
 
     fn remove(&self, group: &Group) -> bool {
-        // All of them, also when one isn't ready yet.
-        self.trees().iter().fold(true, |gone, t| files::remove(&t.group(group)) && gone)
+        // All of them, also when one isn't ready yet: no short cut.
+        let left = self.trees().iter().filter(|t| !files::remove(&t.group(group))).count();
+        left == 0
     }
 
     fn groups(&self) -> Vec<Group> {

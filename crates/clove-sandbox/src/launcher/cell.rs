@@ -14,13 +14,6 @@ pub struct Process {
     pub pidfd: OwnedFd,
 }
 
-/// A program in a cell that isn't the launcher's child (PID 2 of a cold cell): its host pid, and a pidfd for signals.
-#[derive(Debug)]
-pub struct Program {
-    pub pid: u32,
-    pub pidfd: OwnedFd,
-}
-
 /// How far a cell has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
@@ -92,7 +85,8 @@ pub struct Cell {
     /// Host uid and gid of the agent.
     pub uid: u32,
     pub first: Option<Process>,
-    pub program: Option<Program>,
+    /// PID 2 of a cold cell, which isn't the launcher's child: for signals.
+    pub program: Option<OwnedFd>,
     pub setup: Option<OwnedFd>,
     pub scratch: Option<OwnedFd>,
     pub group: Option<Group>,

@@ -5,7 +5,9 @@ use super::cell::{Cell, Failure, Kind, Process, State};
 use super::poller::Source;
 use crate::protocol::{Event, Status, Token};
 use clove_abi::certificate::Usage;
-use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process, pidfd_send_signal, waitid,
+};
 use std::os::fd::AsFd;
 
 impl Launcher {
@@ -113,7 +115,6 @@ impl Launcher {
         match &mut cell.kind {
             Kind::Cold { .. } => self.uids.give_back(cell.uid),
             Kind::Template(t) => {
-                self.strays += 1;
                 if let Some(control) = t.control.take() {
                     self.poller.remove(&control, Source::Control(token));
                 }
@@ -145,10 +146,21 @@ impl Launcher {
         });
     }
 
-    /// rmdir of a group is refused for a short while after its last process has ended.
+    /// rmdir of a group is refused for a short while after its last process has ended; and a template may have left
+    /// processes in its group.
     pub(super) fn retry_removals(&mut self) {
         let cgroups = &self.cgroups;
-        self.removals.retain(|g| !cgroups.remove(g));
+        self.removals.retain(|g| {
+            if cgroups.remove(g) {
+                return false;
+            }
+            if !cgroups.kill(g) {
+                for pid in cgroups.processes(g).into_iter().filter_map(Pid::from_raw) {
+                    let _ = kill_process(pid, Signal::KILL);
+                }
+            }
+            true
+        });
         self.removal_wait = match self.removals.is_empty() {
             true => None,
             false => Some(self.removal_wait.map_or(FIRST_WAIT, |w| (w * 2).min(LAST_WAIT))),
@@ -157,13 +169,14 @@ impl Launcher {
 
     /// Helpers, and what templates have left behind, come to the launcher when they end.
     pub(super) fn reap_strays(&mut self) {
-        while self.strays > 0 {
+        while self.strays > 0 || !self.removals.is_empty() {
             let Some(pid) = clove_sys::reap::peek_ended() else { return };
             if self.cells.values().any(|c| c.owns(pid)) {
                 // Its own pidfd brings it up next; the strays behind it wait for that.
                 return;
             }
             clove_sys::reap::discard(pid);
+            self.strays = self.strays.saturating_sub(1);
         }
     }
 

@@ -95,7 +95,7 @@ impl Launcher {
         let Some(cell) = self.cells.get_mut(&token) else { return };
         let Some(signal) = Signal::from_named_raw(number) else { return };
         if let Some(program) = &cell.program {
-            let _ = pidfd_send_signal(&program.pidfd, signal);
+            let _ = pidfd_send_signal(program, signal);
         } else if let Some(embryo) = cell.warm().and_then(|w| w.embryo.as_ref()) {
             let _ = pidfd_send_signal(&embryo.pidfd, signal);
         }

@@ -1,7 +1,7 @@
 //! What stubs say on their setup sockets.
 
 use super::Launcher;
-use super::cell::{Failure, Kind, Program, State};
+use super::cell::{Failure, Kind, State};
 use super::failures::{program_failure, step_hint};
 use super::poller::Source;
 use crate::protocol::{Event, Status, Token};
@@ -105,7 +105,7 @@ impl Launcher {
         let pid = pid_of(&pidfd).unwrap_or(0);
         let Some(cell) = self.cells.get_mut(&token) else { return };
         cell.state = State::Running;
-        cell.program = Some(Program { pid, pidfd });
+        cell.program = Some(pidfd);
         self.tell(&Event::Started { token, pid }, &[]);
     }
 }

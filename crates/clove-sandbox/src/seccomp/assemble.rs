@@ -20,6 +20,8 @@ pub enum Check {
     OneOf { arg: u32, values: Vec<u32> },
     /// The low half, after masking, equals none of these.
     NoneOf { arg: u32, mask: u32, values: Vec<u32> },
+    /// The low half of one argument is this, and that of another isn't that.
+    WithoutPair { arg: u32, is: u32, other: u32, must_be: u32 },
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -103,6 +105,14 @@ fn body(rule: &Rule) -> Vec<Instruction> {
             out.extend([refuse(rule.verdict), reload]);
             out
         }
+        Check::WithoutPair { arg, is, other, must_be } => vec![
+            op(LD, 0, 0, at_arg(*arg)),
+            op(JEQ, 0, 3, *is),
+            op(LD, 0, 0, at_arg(*other)),
+            op(JEQ, 1, 0, *must_be),
+            refuse(rule.verdict),
+            reload,
+        ],
     }
 }
 
@@ -147,7 +157,8 @@ mod tests {
             rule(11, Check::AnyBit { arg: 0, bits: 0b1010 }),
             rule(12, Check::OneOf { arg: 1, values: vec![5, 6, 7] }),
             rule(13, Check::NoneOf { arg: 2, mask: 0xff, values: vec![1, 2] }),
-            rule(14, Check::Always),
+            rule(14, Check::WithoutPair { arg: 0, is: 16, other: 2, must_be: 0 }),
+            rule(15, Check::Always),
         ]);
         let call = |nr, a: [u64; 3]| run(&filter, ARCH, nr, [a[0], a[1], a[2], 0, 0, 0]);
         let no = ERRNO | 1;
@@ -161,7 +172,10 @@ mod tests {
         for (v, want) in [(0, no), (1, ALLOW), (2, ALLOW), (3, no), (0x101, ALLOW)] {
             assert_eq!(call(13, [0, 0, v]), want, "{v}");
         }
-        assert_eq!(call(14, [0; 3]), no);
+        for (a, want) in [([16, 9, 0], ALLOW), ([16, 9, 12], no), ([2, 9, 12], ALLOW)] {
+            assert_eq!(call(14, a), want, "{a:?}");
+        }
+        assert_eq!(call(15, [0; 3]), no);
         assert_eq!(run(&filter, 0x4000_0003, 9, [0; 6]), KILL, "i386");
         if cfg!(target_arch = "x86_64") {
             assert_eq!(call(9 | X32_BIT, [0; 3]), ERRNO | libc::ENOSYS as u32);

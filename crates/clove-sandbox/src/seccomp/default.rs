@@ -104,6 +104,12 @@ pub fn rules() -> Vec<Rule> {
         rule(SYS_ioctl, Check::OneOf { arg: 1, values: vec![0x5412, 0x541c, 0x5423] }, EPERM),
         rule(SYS_socket, Check::NoneOf { arg: 0, mask: !0, values: FAMILIES.to_vec() }, EAFNOSUPPORT),
         rule(SYS_socketpair, Check::NoneOf { arg: 0, mask: !0, values: FAMILIES.to_vec() }, EAFNOSUPPORT),
+        // Of netlink only routing: netfilter, crypto and the rest are large parsers behind it.
+        rule(
+            SYS_socket,
+            Check::WithoutPair { arg: 0, is: AF_NETLINK as u32, other: 2, must_be: NETLINK_ROUTE as u32 },
+            EAFNOSUPPORT,
+        ),
         // SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET, and SOCK_RAW, which is what route netlink uses; raw IP sockets
         // fail for want of CAP_NET_RAW. SOCK_RDM, SOCK_DCCP and SOCK_PACKET don't pass.
         rule(SYS_socket, Check::NoneOf { arg: 1, mask: 0xf, values: vec![1, 2, 3, 5] }, EPERM),

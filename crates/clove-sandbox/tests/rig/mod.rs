@@ -148,7 +148,9 @@ pub fn policy() -> CellPolicy {
 }
 
 /// The tests of one file, run one after the other in this (single) thread.
-pub fn run_all(tests: &[(&str, fn(&mut Rig))]) {
+pub type Test = (&'static str, fn(&mut Rig));
+
+pub fn run_all(tests: &[Test]) {
     if !rustix::process::geteuid().is_root() {
         eprintln!("SKIPPED: these tests need root");
         return;
@@ -211,3 +213,17 @@ pub fn python_policy() -> (CellPolicy, String) {
     (p, python.to_str().unwrap().to_owned())
 }
 
+
+/// How many processes of this host uid there are.
+pub fn processes_of(uid: u32) -> usize {
+    use std::os::unix::fs::MetadataExt;
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter(|e| e.file_name().to_string_lossy().bytes().all(|b| b.is_ascii_digit()))
+        .filter(|e| {
+            let status = std::fs::read_to_string(e.path().join("status")).unwrap_or_default();
+            let line = status.lines().find_map(|l| l.strip_prefix("Uid:")).unwrap_or_default();
+            line.split_whitespace().next() == Some(&uid.to_string()) || e.metadata().is_ok_and(|m| m.uid() == uid)
+        })
+        .count()
+}

@@ -42,13 +42,15 @@ pub fn run(command: &DemoCommand) -> Outcome {
         .env("PYTHONPATH", path)
         .env("CLOVE_BIN", &program)
         .exec();
-    Err(Failure::new(format!("{} can't be started", python.display())).why(clove_client::paths::in_words(&error)))
+    Err(Failure::new(format!("{} can't be started", python.display()))
+        .why(clove_client::paths::in_words(&error)))
 }
 
 /// The first `python3` of at least 3.9.
 fn python() -> Result<PathBuf, Failure> {
     const CHECK: &str = "import sys; sys.exit(0 if sys.version_info >= (3, 9) else 9)";
-    let names = ["python3", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10", "python3.9"];
+    let names =
+        ["python3", "python3.14", "python3.13", "python3.12", "python3.11", "python3.10", "python3.9"];
     let runs = |name: &&str| {
         Command::new(name)
             .args(["-c", CHECK])

@@ -49,7 +49,8 @@ pub fn run(args: &DoctorArgs) -> Outcome {
 }
 
 fn text(all: &[Finding]) -> String {
-    let (good, bad, paint_end) = if stdio::stdout_is_colourful() { ("\x1b[32m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
+    let (good, bad, paint_end) =
+        if stdio::stdout_is_colourful() { ("\x1b[32m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
     let mut out = String::new();
     for (kind, heading) in [("wall", "Walls"), ("limit", "Limits"), ("feature", "Features")] {
         let of_kind: Vec<_> = all.iter().filter(|f| f.kind == kind).collect();
@@ -63,7 +64,11 @@ fn text(all: &[Finding]) -> String {
                 (false, true) => (bad, "MISSING"),
                 (false, false) => (bad, "missing"),
             };
-            out.push_str(&format!("  {paint}{word:<9}{paint_end} {:<18} {}\n", f.id, Untrusted::new(&f.detail)));
+            out.push_str(&format!(
+                "  {paint}{word:<9}{paint_end} {:<18} {}\n",
+                f.id,
+                Untrusted::new(&f.detail)
+            ));
             if !f.enforced && !f.remedy.is_empty() {
                 out.push_str(&format!("            try: {}\n", Untrusted::new(&f.remedy)));
             }
@@ -74,7 +79,10 @@ fn text(all: &[Finding]) -> String {
     out.push_str(&match (missing, required) {
         (0, _) => format!("Everything that was tried is enforced ({} checks).\n", all.len()),
         (n, 0) => format!("{n} of {} are missing; agents run without them, and say so.\n", all.len()),
-        (n, r) => format!("{n} of {} are missing; {r} of them are required, so agents can't be started.\n", all.len()),
+        (n, r) => format!(
+            "{n} of {} are missing; {r} of them are required, so agents can't be started.\n",
+            all.len()
+        ),
     });
     out
 }

@@ -37,7 +37,9 @@ pub fn tell(c: &Certificate) {
     if c.output_dropped_bytes > 0 {
         let kept = clove_manifest::units::Bytes(c.limits.output_bytes);
         let dropped = clove_manifest::units::Bytes(c.output_dropped_bytes);
-        stdio::say(&format!("note: {dropped} of output were dropped beyond the {kept} that are kept (--output-limit)"));
+        stdio::say(&format!(
+            "note: {dropped} of output were dropped beyond the {kept} that are kept (--output-limit)"
+        ));
     }
     if c.cause.is_death() {
         stdio::say(&last_line(c));
@@ -92,7 +94,12 @@ pub mod tests {
         c.cause = Cause::Killed;
         c.message = "it was killed\x1b[31m".into();
         c.suggestion.clear();
-        c.killed_by = Some(KilledBy { kind: "operator".into(), uid: Some(0), pid: Some(77), command: Some("bash".into()) });
+        c.killed_by = Some(KilledBy {
+            kind: "operator".into(),
+            uid: Some(0),
+            pid: Some(77),
+            command: Some("bash".into()),
+        });
         assert_eq!(last_line(&c), "killed: it was killed\\u{1b}[31m (by operator pid 77, bash)");
         let mut c = certificate(Cause::Signal);
         c.signal = Some(11);

@@ -35,7 +35,10 @@ pub fn build(
     env.insert("HOME".to_owned(), "/work".to_owned());
     // The one user that /etc/passwd names inside.
     env.insert("USER".to_owned(), "clove".to_owned());
-    env.insert("LANG".to_owned(), caller("LANG").filter(|l| !l.is_empty()).unwrap_or_else(|| "C.UTF-8".to_owned()));
+    env.insert(
+        "LANG".to_owned(),
+        caller("LANG").filter(|l| !l.is_empty()).unwrap_or_else(|| "C.UTF-8".to_owned()),
+    );
     if wishes.tty {
         env.insert("TERM".to_owned(), caller("TERM").unwrap_or_else(|| "xterm".to_owned()));
     }
@@ -72,7 +75,8 @@ mod tests {
         };
         let env = build(&Wishes::default(), caller).expect("plain");
         assert_eq!(env.keys().collect::<Vec<_>>(), ["HOME", "LANG", "PATH", "USER"]);
-        let flags = ["A=1".to_owned(), "SECRET".to_owned(), "ABSENT".to_owned(), "B=x=y".to_owned(), "C=".to_owned()];
+        let flags =
+            ["A=1".to_owned(), "SECRET".to_owned(), "ABSENT".to_owned(), "B=x=y".to_owned(), "C=".to_owned()];
         let folders = ["/opt/py/bin".to_owned()];
         let wishes = Wishes { flags: &flags, path_folders: &folders, tty: true, ..Wishes::default() };
         let env = build(&wishes, caller).expect("flags");

@@ -33,7 +33,17 @@ pub fn from_tail(tail: &str, scene: &Scene<'_>) -> Vec<String> {
 /// `No such file or directory: '/data/x'`, `can't open file '/work/train.py'`, `ENOENT: ..., open '/data/x'`.
 fn missing_file(line: &str, scene: &Scene<'_>) -> Option<String> {
     let lower = line.to_lowercase();
-    let says_missing = ["no such file", "enoent", "can't open", "cannot open", "cannot access", "can't cd", "not found", "does not exist", "cannot find"];
+    let says_missing = [
+        "no such file",
+        "enoent",
+        "can't open",
+        "cannot open",
+        "cannot access",
+        "can't cd",
+        "not found",
+        "does not exist",
+        "cannot find",
+    ];
     if !says_missing.iter().any(|m| lower.contains(m)) {
         return None;
     }
@@ -52,7 +62,9 @@ fn candidates(line: &str) -> Vec<String> {
         // A leading dot may be `./x`.
         w.trim_end_matches(trim).trim_start_matches([':', ',', ';', '\'', '"', '`', '(', '[', '‘']).to_owned()
     }));
-    out.retain(|w| !w.is_empty() && w.len() < 4096 && !w.contains('\0') && (w.contains('/') || w.contains('.')));
+    out.retain(|w| {
+        !w.is_empty() && w.len() < 4096 && !w.contains('\0') && (w.contains('/') || w.contains('.'))
+    });
     out
 }
 
@@ -69,15 +81,22 @@ fn shown_by(word: &str, scene: &Scene<'_>) -> Option<String> {
         return None;
     }
     let inside = |m: &Mount| path.starts_with(&m.target);
-    if scene.mounts.iter().any(inside) || ["/proc", "/sys", "/dev", "/etc", "/tmp", "/run"].iter().any(|p| path == Path::new(p)) {
+    if scene.mounts.iter().any(inside)
+        || ["/proc", "/sys", "/dev", "/etc", "/tmp", "/run"].iter().any(|p| path == Path::new(p))
+    {
         return None;
     }
-    if path.starts_with(scene.folder) && !scene.here && crate::cli::visibility::too_wide(scene.folder, scene.home.as_deref()).is_none() {
+    if path.starts_with(scene.folder)
+        && !scene.here
+        && crate::cli::visibility::too_wide(scene.folder, scene.home.as_deref()).is_none()
+    {
         return Some(format!("{word} exists on the host but not in the sandbox: add --here"));
     }
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
     // A folder that is too much: only the file itself.
-    let show = if crate::cli::visibility::too_wide(folder, scene.home.as_deref()).is_some() || folder == Path::new("/tmp") {
+    let show = if crate::cli::visibility::too_wide(folder, scene.home.as_deref()).is_some()
+        || folder == Path::new("/tmp")
+    {
         path
     } else {
         folder
@@ -110,8 +129,9 @@ fn missing_module(line: &str, scene: &Scene<'_>) -> Option<String> {
         return None;
     }
     let there = scene.folder.join(format!("{name}.py")).is_file() || scene.folder.join(name).is_dir();
-    (there && !scene.here)
-        .then(|| format!("the module {name} is in the current folder, which the sandbox doesn't see: add --here"))
+    (there && !scene.here).then(|| {
+        format!("the module {name} is in the current folder, which the sandbox doesn't see: add --here")
+    })
 }
 
 /// A write to a mount that is read-only because `:rw` wasn't given.
@@ -122,7 +142,11 @@ fn read_only(line: &str, scene: &Scene<'_>) -> Option<String> {
     }
     let words = candidates(line);
     let in_mount = |w: &String| {
-        scene.mounts.iter().filter(|m| !m.writable && Path::new(w).starts_with(&m.target)).max_by_key(|m| m.target.len())
+        scene
+            .mounts
+            .iter()
+            .filter(|m| !m.writable && Path::new(w).starts_with(&m.target))
+            .max_by_key(|m| m.target.len())
     };
     if let Some(m) = words.iter().find_map(in_mount) {
         return Some(format!(
@@ -160,11 +184,18 @@ mod tests {
             format!("Error: ENOENT: no such file or directory, open '{d}/x.csv'"),
         ] {
             let h = hints(&tail, &here, false, &[]);
-            assert_eq!(h, [format!("{d}/x.csv exists on the host but not in the sandbox: add -v {d}:{d}")], "{tail}");
+            assert_eq!(
+                h,
+                [format!("{d}/x.csv exists on the host but not in the sandbox: add -v {d}:{d}")],
+                "{tail}"
+            );
         }
         let tail = "python3: can't open file '/work/train.py': [Errno 2] No such file or directory";
         assert!(hints(tail, &here, false, &[])[0].ends_with("add --here"));
-        assert!(hints("ModuleNotFoundError: No module named 'mylib.sub'", &here, false, &[])[0].contains("--here"));
+        assert!(
+            hints("ModuleNotFoundError: No module named 'mylib.sub'", &here, false, &[])[0]
+                .contains("--here")
+        );
         assert!(hints("ModuleNotFoundError: No module named 'numpy'", &here, false, &[]).is_empty());
         assert!(hints("cat: nowhere.txt: No such file or directory", &here, false, &[]).is_empty());
         assert!(hints("all is well with train.py", &here, false, &[]).is_empty());

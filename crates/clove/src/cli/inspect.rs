@@ -54,7 +54,9 @@ fn text(r: &ProcInspectReply) -> String {
     };
     line("state", one(&ps::state(a)));
     line("kind", one(&a.kind));
-    line("program", one(&r.argv.join(" ")));
+    if !r.argv.is_empty() {
+        line("program", one(&r.argv.join(" ")));
+    }
     if let Some(pid) = a.pid {
         line("pid", pid.to_string());
     }

@@ -1,6 +1,8 @@
 //! Finds the program that a name means to the caller, and the folders without which it wouldn't run inside.
 
+use crate::cli::environment::DEFAULT_PATH;
 use crate::cli::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
+use crate::cli::interpreter_memory;
 use crate::cli::python::{Python, collect};
 use crate::cli::visibility::{home, is_system, too_wide, without_repeats};
 use clove_abi::run::Mount;
@@ -41,7 +43,7 @@ pub fn resolve(name: &str, path_variable: &str, folder: &Path) -> Result<Program
 /// There is no such program, or it isn't a Python.
 pub fn python(name: &str, path_variable: &str, folder: &Path) -> Result<Python, Failure> {
     let found = find(name, path_variable, folder)?;
-    Python::ask(&see_through_shim(&found, folder).unwrap_or(found))
+    interpreter_memory::ask(&see_through_shim(&found, folder).unwrap_or(found))
 }
 
 fn resolve_at(name: &str, path_variable: &str, folder: &Path, depth: u32) -> Result<Program, Failure> {
@@ -49,7 +51,7 @@ fn resolve_at(name: &str, path_variable: &str, folder: &Path, depth: u32) -> Res
     let found = see_through_shim(&found, folder).unwrap_or(found);
     let real = found.canonicalize().unwrap_or_else(|_| found.clone());
     if is_python_name(&found) && (!is_system(&real) || beside_a_venv(&found) || user_site_in_use()) {
-        let python = Python::ask(&found)?;
+        let python = interpreter_memory::ask(&found)?;
         let outside = !is_system(Path::new(&python.executable));
         return Ok(Program {
             mounts: python.mounts(),
@@ -58,7 +60,12 @@ fn resolve_at(name: &str, path_variable: &str, folder: &Path, depth: u32) -> Res
             path: python.executable,
         });
     }
-    let mut program = Program { path: found.display().to_string(), ..Program::default() };
+    // A bare name stays one where it means the same inside: programs show it in their messages, and some act by it.
+    let bare = is_system(&found)
+        && !name.contains('/')
+        && find(name, DEFAULT_PATH, folder).is_ok_and(|inside| inside == found);
+    let path = if bare { name.to_owned() } else { found.display().to_string() };
+    let mut program = Program { path, ..Program::default() };
     if let Some(tree) = WHOLE_TREES.iter().find(|t| real.starts_with(t)) {
         program.mounts = collect(vec![PathBuf::from(tree), found.clone()]);
     } else if !is_system(&found) || !is_system(&real) {
@@ -97,9 +104,11 @@ fn find(name: &str, path_variable: &str, folder: &Path) -> Result<PathBuf, Failu
             Err(_) => Err(Failure::new(format!("there is no program {}", path.display()))
                 .code(NOT_FOUND)
                 .hint("correct the path; it is relative to the current folder")),
-            Ok(m) if m.is_dir() => Err(Failure::new(format!("{} is a folder, not a program", path.display()))
-                .code(NOT_EXECUTABLE)
-                .hint("name a file in it")),
+            Ok(m) if m.is_dir() => {
+                Err(Failure::new(format!("{} is a folder, not a program", path.display()))
+                    .code(NOT_EXECUTABLE)
+                    .hint("name a file in it"))
+            }
             Ok(m) if m.permissions().mode() & 0o111 == 0 => {
                 let hint = match path.extension().and_then(|e| e.to_str()) {
                     Some("py") => format!("clove run --here -- python3 {name}"),
@@ -107,7 +116,9 @@ fn find(name: &str, path_variable: &str, folder: &Path) -> Result<PathBuf, Failu
                     Some("js" | "mjs") => format!("clove run --here -- node {name}"),
                     _ => format!("chmod +x {name}"),
                 };
-                Err(Failure::new(format!("{} isn't executable", path.display())).code(NOT_EXECUTABLE).hint(hint))
+                Err(Failure::new(format!("{} isn't executable", path.display()))
+                    .code(NOT_EXECUTABLE)
+                    .hint(hint))
             }
             Ok(_) => Ok(path),
         };
@@ -173,7 +184,10 @@ fn see_through_shim(found: &Path, folder: &Path) -> Option<PathBuf> {
     };
     if shims.ends_with("shims") {
         let root = shims.parent()?;
-        let own = MANAGERS.iter().map(|m| root.join("bin").join(m)).chain(MANAGERS.iter().map(|m| root.join("libexec").join(m)));
+        let own = MANAGERS
+            .iter()
+            .map(|m| root.join("bin").join(m))
+            .chain(MANAGERS.iter().map(|m| root.join("libexec").join(m)));
         if let Some(path) = own.filter(|m| m.is_file()).find_map(|m| ask(&m)) {
             return Some(path);
         }
@@ -185,7 +199,16 @@ fn see_through_shim(found: &Path, folder: &Path) -> Option<PathBuf> {
     // rustup's proxies are links to, or copies of, one program.
     let rustup = shims.join("rustup");
     if shims.ends_with(".cargo/bin") && name != "rustup" && rustup.is_file() {
-        let proxies = ["cargo", "rustc", "rustdoc", "rustfmt", "cargo-fmt", "cargo-clippy", "clippy-driver", "rust-gdb"];
+        let proxies = [
+            "cargo",
+            "rustc",
+            "rustdoc",
+            "rustfmt",
+            "cargo-fmt",
+            "cargo-clippy",
+            "clippy-driver",
+            "rust-gdb",
+        ];
         if proxies.iter().any(|p| name == *p) {
             return ask(&rustup);
         }
@@ -199,7 +222,8 @@ fn own_place(program: &Path) -> PathBuf {
     if is_system(program) {
         return program.to_owned();
     }
-    match program.parent().filter(|bin| bin.ends_with("bin") || bin.ends_with("sbin")).and_then(Path::parent) {
+    match program.parent().filter(|bin| bin.ends_with("bin") || bin.ends_with("sbin")).and_then(Path::parent)
+    {
         Some(prefix) if is_install_prefix(prefix) => prefix.to_owned(),
         _ => program.to_owned(),
     }
@@ -254,6 +278,8 @@ mod tests {
     #[test]
     fn system_programs_need_nothing() {
         let p = resolve("ls", "/usr/bin:/bin", Path::new("/")).expect("ls");
+        assert_eq!(p, Program { path: "ls".into(), ..Program::default() });
+        let p = resolve("/usr/bin/ls", "", Path::new("/")).expect("ls");
         assert_eq!(p, Program { path: "/usr/bin/ls".into(), ..Program::default() });
     }
 
@@ -317,7 +343,13 @@ mod tests {
 
     #[test]
     fn python_is_known_by_name() {
-        for (name, yes) in [("python", true), ("python3.11", true), ("pypy3", true), ("python-config", false), ("pythonw", false)] {
+        for (name, yes) in [
+            ("python", true),
+            ("python3.11", true),
+            ("pypy3", true),
+            ("python-config", false),
+            ("pythonw", false),
+        ] {
             assert_eq!(is_python_name(Path::new(name)), yes, "{name}");
         }
     }

@@ -18,7 +18,10 @@ pub fn print_line(value: &impl Serialize) {
 fn encode(value: &impl Serialize, pretty: bool) -> Vec<u8> {
     let mut out = Vec::new();
     let done = if pretty {
-        value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, Harmless(PrettyFormatter::new())))
+        value.serialize(&mut serde_json::Serializer::with_formatter(
+            &mut out,
+            Harmless(PrettyFormatter::new()),
+        ))
     } else {
         value.serialize(&mut serde_json::Serializer::with_formatter(
             &mut out,
@@ -98,6 +101,14 @@ mod tests {
             assert!(!text.contains('\u{202e}') && text.contains("grün"));
             assert_eq!(serde_json::from_str::<Value>(&text).expect("json"), v);
         }
-        assert_eq!(encode(&json!([1, {"k": 2}]), true), serde_json::to_vec_pretty(&json!([1, {"k": 2}])).map(|mut v| { v.push(b'\n'); v }).expect("json"));
+        assert_eq!(
+            encode(&json!([1, {"k": 2}]), true),
+            serde_json::to_vec_pretty(&json!([1, {"k": 2}]))
+                .map(|mut v| {
+                    v.push(b'\n');
+                    v
+                })
+                .expect("json")
+        );
     }
 }

@@ -18,6 +18,15 @@ use std::os::unix::ffi::OsStrExt;
 pub enum KernelCommand {
     Info(InfoArgs),
     Socket(SocketArgs),
+    Check(CheckArgs),
+}
+
+/// Applies the journal's outcomes and runs its inputs again: both must give the running kernel's state
+#[derive(Args, Debug)]
+pub struct CheckArgs {
+    /// Print one object
+    #[arg(long)]
+    json: bool,
 }
 
 /// Shows the running kernel: process, data directory, capacity, defaults, counters
@@ -41,6 +50,7 @@ pub fn run(command: &KernelCommand) -> Outcome {
     match command {
         KernelCommand::Info(args) => info(args),
         KernelCommand::Socket(args) => socket(args),
+        KernelCommand::Check(args) => check(args),
     }
 }
 
@@ -48,7 +58,9 @@ fn info(args: &InfoArgs) -> Outcome {
     let Some(mut session) = Session::open_if_running("clove kernel info")? else {
         let paths = Paths::from_env()?;
         if args.json {
-            json::print(&json!({"id": null, "running": false, "data_dir": paths.data_dir, "socket": paths.socket()}));
+            json::print(
+                &json!({"id": null, "running": false, "data_dir": paths.data_dir, "socket": paths.socket()}),
+            );
             return Ok(0);
         }
         return Err(Failure::new(format!("no kernel is running for {}", paths.data_dir.display()))
@@ -67,6 +79,54 @@ fn info(args: &InfoArgs) -> Outcome {
     Ok(0)
 }
 
+/// The three hashes are only equal when nothing happens between taking them, so a busy kernel is looked at again.
+fn check(args: &CheckArgs) -> Outcome {
+    let paths = Paths::from_env()?;
+    let journal = paths.data_dir.join("journal");
+    let failed =
+        |e: crate::daemon::BookError| Failure::new("the journal can't be checked").why(e.to_string()).code(1);
+    let mut session = Session::open_if_running("clove kernel check")?;
+    for attempt in 0.. {
+        let before = match &mut session {
+            Some(s) => Some(s.call(&KernelInfo { state_hash: true })?),
+            None => None,
+        };
+        let hashes = crate::daemon::rerun(&journal).map_err(failed)?;
+        let after = match &mut session {
+            Some(s) => Some(s.call(&KernelInfo { state_hash: true })?.journal_seq),
+            None => None,
+        };
+        let busy = before.as_ref().map(|b| b.journal_seq) != after;
+        if busy && attempt < 20 {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            continue;
+        }
+        let live = before.and_then(|b| b.state_hash);
+        let (applied, rerun) = match hashes {
+            Some(h) => (Some(h.0), Some(h.1)),
+            None => (None, None),
+        };
+        let equal = !busy && applied == rerun && (live.is_none() || applied.is_none() || live == applied);
+        if args.json {
+            json::print(
+                &json!({"id": "state", "equal": equal, "live": live, "applied": applied, "rerun": rerun}),
+            );
+        } else {
+            let show = |h: &Option<String>| h.clone().unwrap_or_else(|| "not to be had".to_owned());
+            let word = if equal { "equal" } else { "DIFFERENT" };
+            let text = format!(
+                "live     {}\napplied  {}\nrerun    {}\n{word}\n",
+                show(&live),
+                show(&applied),
+                show(&rerun)
+            );
+            stdio::data(text.as_bytes());
+        }
+        return Ok(i32::from(!equal));
+    }
+    Ok(1)
+}
+
 fn text(i: &KernelInfoReply) -> String {
     let rows = [
         ("version", format!("{} (build {})", i.version, i.build)),
@@ -75,7 +135,15 @@ fn text(i: &KernelInfoReply) -> String {
         ("data", i.data_dir.clone()),
         ("socket", i.socket.clone()),
         ("cgroups", i.cgroup_backend.clone()),
-        ("capacity", format!("{} CPUs, {} of memory, {} of it set aside now", i.cpus, Bytes(i.capacity_bytes), Bytes(i.reserved_bytes))),
+        (
+            "capacity",
+            format!(
+                "{} CPUs, {} of memory, {} of it set aside now",
+                i.cpus,
+                Bytes(i.capacity_bytes),
+                Bytes(i.reserved_bytes)
+            ),
+        ),
         ("busy with", format!("{} agents, {} runs", i.agents, i.runs_active)),
         ("defaults", limit_flags::in_words(&i.default_limits)),
         ("journal", format!("record {}, durable to {}", i.journal_seq, i.durable_seq)),

@@ -25,7 +25,11 @@ fn add(command: &Command, level: usize, out: &mut String) {
     let name = command.get_bin_name().unwrap_or("clove").to_owned();
     let help = command.clone().term_width(100).max_term_width(100).render_long_help().to_string();
     let help: Vec<&str> = help.lines().map(str::trim_end).collect();
-    out.push_str(&format!("\n{} {name}\n\n```text\n{}\n```\n", "#".repeat(level), help.join("\n").trim_end()));
+    out.push_str(&format!(
+        "\n{} {name}\n\n```text\n{}\n```\n",
+        "#".repeat(level),
+        help.join("\n").trim_end()
+    ));
     for below in command.get_subcommands().filter(|c| !c.is_hide_set()) {
         add(below, (level + 1).min(4), out);
     }

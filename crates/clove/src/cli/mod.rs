@@ -10,6 +10,7 @@ mod failure;
 mod hints;
 mod inspect;
 mod interpreter;
+mod interpreter_memory;
 mod json;
 mod kernel;
 mod kill;
@@ -57,10 +58,10 @@ pub struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    Run(run::RunArgs),
+    Run(Box<run::RunArgs>),
     /// Runs, watches and reads sweeps: many configurations of one program
     #[command(subcommand)]
-    Sweep(sweep::SweepCommand),
+    Sweep(Box<sweep::SweepCommand>),
     Ps(ps::PsArgs),
     Logs(logs::LogsArgs),
     Inspect(inspect::InspectArgs),
@@ -87,7 +88,18 @@ enum Command {
 
 /// Reads the command line and carries it out.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) if e.use_stderr() => {
+            stdio::aside(&format!("clove: {}", e.to_string().trim_end()));
+            return ExitCode::from(failure::USAGE as u8);
+        }
+        // --help, --version.
+        Err(e) => {
+            stdio::data(e.to_string().as_bytes());
+            return ExitCode::SUCCESS;
+        }
+    };
     let code = match carry_out(&cli.command) {
         Ok(code) => code,
         Err(failure) => {

@@ -3,12 +3,12 @@
 use crate::cli::failure::Failure;
 use crate::cli::visibility::{as_is, home, is_system, too_wide};
 use clove_abi::run::Mount;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What an interpreter says about itself.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Python {
     /// As it was called: a virtual environment is found through this path, so its links aren't followed.
     pub executable: String,
@@ -64,7 +64,9 @@ impl Python {
     /// the way from its path to its file. Never the home folder as a whole.
     pub fn mounts(&self) -> Vec<Mount> {
         let mut wanted: Vec<PathBuf> =
-            [&self.prefix, &self.exec_prefix, &self.base_prefix, &self.base_exec_prefix].map(PathBuf::from).into();
+            [&self.prefix, &self.exec_prefix, &self.base_prefix, &self.base_exec_prefix]
+                .map(PathBuf::from)
+                .into();
         wanted.extend(self.path.iter().map(PathBuf::from));
         wanted.extend(self.user_site.iter().map(PathBuf::from));
         wanted.extend(link_prefixes(Path::new(&self.executable)));
@@ -84,7 +86,9 @@ impl Python {
     /// What tells this state of its libraries from another: it is part of a template's key.
     pub fn state(&self) -> Vec<String> {
         let mut out = vec![format!("{} {:?}", self.executable, self.version)];
-        let files = [self.executable.clone(), format!("{}/pyvenv.cfg", self.prefix)];
+        let mut files = vec![self.executable.clone(), format!("{}/pyvenv.cfg", self.prefix)];
+        // Where the first `pip install --user` will show.
+        files.extend(home().map(|h| h.join(".local/lib").display().to_string()));
         for file in files.iter().chain(&self.path).chain(&self.user_site) {
             if let Ok(m) = std::fs::metadata(file) {
                 use std::os::unix::fs::MetadataExt;

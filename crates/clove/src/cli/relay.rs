@@ -23,12 +23,22 @@ pub type Pumped = Result<u64, ClientError>;
 
 /// Writes one stream (`out` or `err`; both when absent) to ours until the agent has ended and all is written.
 /// When ours is closed, the agent is ended: that is what SIGPIPE would have done to it without CloveOS.
-pub fn pump(client: Client, target: String, stream: Option<&'static str>, to_stderr: bool) -> JoinHandle<Pumped> {
+pub fn pump(
+    client: Client,
+    target: String,
+    stream: Option<&'static str>,
+    to_stderr: bool,
+) -> JoinHandle<Pumped> {
     copy(client, target, stream, to_stderr, true)
 }
 
 /// As [`pump`], but only looks on: the agent goes on when ours is closed.
-pub fn show(client: Client, target: String, stream: Option<&'static str>, to_stderr: bool) -> JoinHandle<Pumped> {
+pub fn show(
+    client: Client,
+    target: String,
+    stream: Option<&'static str>,
+    to_stderr: bool,
+) -> JoinHandle<Pumped> {
     copy(client, target, stream, to_stderr, false)
 }
 
@@ -74,7 +84,10 @@ fn copy(
 /// Standard input has something for a program: it is a pipe, a socket or a file, not a terminal or a device.
 pub fn stdin_is_piped() -> bool {
     rustix::fs::fstat(io::stdin()).is_ok_and(|s| {
-        matches!(FileType::from_raw_mode(s.st_mode), FileType::Fifo | FileType::Socket | FileType::RegularFile)
+        matches!(
+            FileType::from_raw_mode(s.st_mode),
+            FileType::Fifo | FileType::Socket | FileType::RegularFile
+        )
     })
 }
 
@@ -123,7 +136,11 @@ pub fn hand_on_signals(mut client: Client, target: String) -> io::Result<Arc<Ato
             match client.call(&call) {
                 Ok(_) => {}
                 // It has ended by itself in the meantime.
-                Err(e) if matches!(e.code(), Some(ErrorCode::Dead | ErrorCode::WrongState | ErrorCode::NoAgent)) => {}
+                Err(e)
+                    if matches!(
+                        e.code(),
+                        Some(ErrorCode::Dead | ErrorCode::WrongState | ErrorCode::NoAgent)
+                    ) => {}
                 Err(_) => {
                     terminal::put_back();
                     std::process::exit(128 + signal);

@@ -12,6 +12,7 @@ use clap::Args;
 use clove_abi::calls::{ProcSpawn, ProcSpawnReply, ProcWait};
 use clove_abi::run::Mount;
 use clove_abi::untrusted::Untrusted;
+use clove_manifest::suggestion::nearest;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -69,7 +70,12 @@ pub struct RunArgs {
     #[arg(long, value_parser = ["default", "strict"])]
     profile: Option<String>,
     /// The program with its arguments
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "PROGRAM [ARGS]")]
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "PROGRAM [ARGS]"
+    )]
     command: Vec<String>,
 }
 
@@ -116,7 +122,9 @@ fn spawn_call(args: &RunArgs, folder: &Path) -> Result<ProcSpawn, Failure> {
     )?;
     let cwd = match &args.workdir {
         Some(dir) if !dir.starts_with('/') => {
-            return Err(Failure::usage(format!("-w {dir} isn't absolute")).hint(format!("write -w /work/{dir}")));
+            return Err(
+                Failure::usage(format!("-w {dir} isn't absolute")).hint(format!("write -w /work/{dir}"))
+            );
         }
         Some(dir) => Some(dir.clone()),
         None if args.here => Some(folder.display().to_string()),
@@ -146,15 +154,37 @@ fn spawn_call(args: &RunArgs, folder: &Path) -> Result<ProcSpawn, Failure> {
 /// the kernel to find.
 fn program(args: &RunArgs, folder: &Path, mounts: &[Mount]) -> Result<Program, Failure> {
     let name = &args.command[0];
+    if name.starts_with('-') {
+        return Err(unknown_flag(name));
+    }
     let inside = Program { path: name.clone(), ..Program::default() };
     let in_a_mount = mounts.iter().any(|m| m.source != m.target && Path::new(name).starts_with(&m.target));
     if in_a_mount {
         return Ok(inside);
     }
-    let path_variable = environment::of_caller("PATH").unwrap_or_else(|| environment::DEFAULT_PATH.to_owned());
+    let path_variable =
+        environment::of_caller("PATH").unwrap_or_else(|| environment::DEFAULT_PATH.to_owned());
     match interpreter::resolve(name, &path_variable, folder) {
         Err(e) if e.code == NOT_FOUND && args.env.iter().any(|v| v.starts_with("PATH=")) => Ok(inside),
         other => other,
+    }
+}
+
+/// Everything after the first word that is no flag of ours belongs to the program, so clap takes a mistyped flag for one.
+fn unknown_flag(word: &str) -> Failure {
+    let command = RunArgs::augment_args(clap::Command::new("run"));
+    let known: Vec<String> = command
+        .get_arguments()
+        .flat_map(|a| {
+            let names = a.get_long().into_iter().chain(a.get_all_aliases().unwrap_or_default());
+            names.map(|n| format!("--{n}")).collect::<Vec<_>>()
+        })
+        .collect();
+    let bare = word.split('=').next().unwrap_or(word);
+    let f = Failure::usage(format!("`{bare}` is no flag of `clove run`"));
+    match nearest(bare, known.iter().map(String::as_str)) {
+        Some(near) => f.hint(format!("did you mean {near}?")),
+        None => f.hint("`clove run --help` lists them; the program's own flags come after its name"),
     }
 }
 
@@ -181,7 +211,11 @@ fn attend(
         match pump.join() {
             Ok(Ok(_)) => {}
             Ok(Err(e)) => relayed = Err(e),
-            Err(_) => return Err(Failure::new("a thread that relays output failed").hint("report this: it is a bug")),
+            Err(_) => {
+                return Err(
+                    Failure::new("a thread that relays output failed").hint("report this: it is a bug")
+                );
+            }
         }
     }
     // Asked only after all of its output was taken: with --rm, the answer is the last that is known of it.
@@ -190,11 +224,14 @@ fn attend(
     let reply = match (relayed, waited) {
         (_, Ok(reply)) => reply,
         (_, Err(e)) => {
-            return Err(Failure::from(e).why(format!("{id} was attached to this command, so it ended with the kernel")));
+            return Err(Failure::from(e)
+                .why(format!("{id} was attached to this command, so it ended with the kernel")));
         }
     };
     let Some(c) = reply.certificate else {
-        return Err(Failure::new(format!("the kernel has no certificate of {id}")).hint("report this: it is a bug"));
+        return Err(
+            Failure::new(format!("the kernel has no certificate of {id}")).hint("report this: it is a bug")
+        );
     };
     let code = reply.code.unwrap_or_else(|| c.shell_code());
     if code != 0 {
@@ -260,8 +297,11 @@ fn say_defaults_once(session: &Session, args: &RunArgs, started: &ProcSpawnReply
 /// # Errors
 /// It was removed.
 pub fn current_folder() -> Result<PathBuf, Failure> {
-    let real = std::env::current_dir()
-        .map_err(|e| Failure::new("the current folder can't be found").why(clove_client::paths::in_words(&e)).hint("cd to a folder that exists"))?;
+    let real = std::env::current_dir().map_err(|e| {
+        Failure::new("the current folder can't be found")
+            .why(clove_client::paths::in_words(&e))
+            .hint("cd to a folder that exists")
+    })?;
     // $PWD keeps links as the shell shows them, but only if it is still right.
     let logical = std::env::var_os("PWD").map(PathBuf::from).filter(|p| p.is_absolute());
     Ok(logical.filter(|p| p.canonicalize().is_ok_and(|c| c == real)).unwrap_or(real))

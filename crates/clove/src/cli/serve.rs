@@ -56,7 +56,8 @@ pub fn run(args: &ServeArgs) -> Outcome {
 
 /// A descriptor that the starting command left open.
 fn inherited(number: i32) -> Result<OwnedFd, Failure> {
-    clove_sys::inherit::take(number).ok_or_else(|| Failure::usage(format!("--ready-fd {number} isn't an open descriptor")))
+    clove_sys::inherit::take(number)
+        .ok_or_else(|| Failure::usage(format!("--ready-fd {number} isn't an open descriptor")))
 }
 
 /// The flag, else `CLOVE_IDLE_TIMEOUT`, else ten minutes in the background and for ever in the foreground.

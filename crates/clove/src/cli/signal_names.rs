@@ -41,7 +41,11 @@ const SIGNALS: &[(&str, i32)] = &[
 /// Names those that there are.
 pub fn parse(text: &str) -> Result<i32, String> {
     if let Ok(n) = text.parse::<i32>() {
-        return if (1..=64).contains(&n) { Ok(n) } else { Err(format!("signal {n} is out of range: 1 to 64")) };
+        return if (1..=64).contains(&n) {
+            Ok(n)
+        } else {
+            Err(format!("signal {n} is out of range: 1 to 64"))
+        };
     }
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -67,7 +71,9 @@ mod tests {
         for text in ["TERM", "SIGTERM", "sigterm", "15"] {
             assert_eq!(parse(text), Ok(15));
         }
-        assert!(parse("BANANA").is_err() && parse("0").is_err() && parse("99").is_err() && parse("").is_err());
+        assert!(
+            parse("BANANA").is_err() && parse("0").is_err() && parse("99").is_err() && parse("").is_err()
+        );
         assert_eq!(name(11), "SIGSEGV");
         assert_eq!(name(40), "signal 40");
     }

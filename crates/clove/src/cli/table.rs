@@ -11,7 +11,9 @@ impl Listing {
     pub fn new(headings: &[&str]) -> Listing {
         let mut t = Table::new();
         t.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        t.set_header(headings.iter().map(|h| Untrusted::new(&h.to_uppercase()).to_string()).collect::<Vec<_>>());
+        t.set_header(
+            headings.iter().map(|h| Untrusted::new(&h.to_uppercase()).to_string()).collect::<Vec<_>>(),
+        );
         Listing(t)
     }
 
@@ -22,7 +24,12 @@ impl Listing {
 
     /// As text, without blanks at the ends of lines.
     pub fn text(&self) -> String {
-        self.0.lines().map(|l| l.trim_end().strip_prefix(' ').map_or_else(|| l.trim_end().to_owned(), str::to_owned) + "\n").collect()
+        self.0
+            .lines()
+            .map(|l| {
+                l.trim_end().strip_prefix(' ').map_or_else(|| l.trim_end().to_owned(), str::to_owned) + "\n"
+            })
+            .collect()
     }
 }
 
@@ -37,7 +44,13 @@ pub fn shortened(text: &str, n: usize) -> String {
 /// How long ago a time (milliseconds since the epoch) was.
 pub fn ago(ms: u64) -> String {
     let passed = now_ms().saturating_sub(ms);
-    format!("{} ago", clove_manifest::units::Elapsed(passed / 1000 * 1000).to_string().replace(".0 s", " s").replace("0.00", "0"))
+    format!(
+        "{} ago",
+        clove_manifest::units::Elapsed(passed / 1000 * 1000)
+            .to_string()
+            .replace(".0 s", " s")
+            .replace("0.00", "0")
+    )
 }
 
 /// Milliseconds since the epoch.

@@ -52,6 +52,10 @@ pub fn stdin_is_terminal() -> bool {
 
 /// Rows and columns of the caller's terminal, whichever of its streams is one.
 pub fn size() -> Option<(u16, u16)> {
-    let of = |r: rustix::io::Result<rustix::termios::Winsize>| r.ok().filter(|w| w.ws_row > 0).map(|w| (w.ws_row, w.ws_col));
-    of(tcgetwinsize(io::stdout())).or_else(|| of(tcgetwinsize(io::stdin()))).or_else(|| of(tcgetwinsize(io::stderr())))
+    let of = |r: rustix::io::Result<rustix::termios::Winsize>| {
+        r.ok().filter(|w| w.ws_row > 0).map(|w| (w.ws_row, w.ws_col))
+    };
+    of(tcgetwinsize(io::stdout()))
+        .or_else(|| of(tcgetwinsize(io::stdin())))
+        .or_else(|| of(tcgetwinsize(io::stderr())))
 }

@@ -32,7 +32,9 @@ pub fn too_wide(path: &Path, home: Option<&Path>) -> Option<&'static str> {
         return Some("it is `/`, the whole machine");
     }
     match home {
-        Some(h) if real == h => Some("it is your home folder: everything in it, keys and passwords too, would be visible"),
+        Some(h) if real == h => {
+            Some("it is your home folder: everything in it, keys and passwords too, would be visible")
+        }
         Some(h) if h.starts_with(&real) => Some("your home folder lies in it"),
         _ => None,
     }
@@ -64,9 +66,12 @@ pub fn from_flags(specs: &[String], folder: &Path) -> Result<Vec<Mount>, Failure
             let mut m = flags::mount(spec)?;
             let path = source::absolute(Path::new(&m.source), folder);
             if !path.exists() {
-                return Err(Failure::new(format!("there is no {} to mount (from `{spec}`, E0402)", path.display()))
-                    .why("unlike Docker's, these mounts don't make missing folders")
-                    .hint(format!("mkdir -p {}, or correct the path", path.display())));
+                return Err(Failure::new(format!(
+                    "there is no {} to mount (from `{spec}`, E0402)",
+                    path.display()
+                ))
+                .why("unlike Docker's, these mounts don't make missing folders")
+                .hint(format!("mkdir -p {}, or correct the path", path.display())));
             }
             if let Some(why) = too_wide(&path, home().as_deref()) {
                 return Err(Failure::new(format!("{} can't be mounted (E0402)", path.display()))
@@ -86,7 +91,8 @@ pub fn from_flags(specs: &[String], folder: &Path) -> Result<Vec<Mount>, Failure
 pub fn without_repeats(mounts: Vec<Mount>) -> Vec<Mount> {
     let shows = |outer: &Mount, inner: &Mount| {
         let rest = Path::new(&inner.target).strip_prefix(&outer.target);
-        rest.is_ok_and(|r| Path::new(&outer.source).join(r) == Path::new(&inner.source)) && outer.writable >= inner.writable
+        rest.is_ok_and(|r| Path::new(&outer.source).join(r) == Path::new(&inner.source))
+            && outer.writable >= inner.writable
     };
     let mut out: Vec<Mount> = Vec::new();
     for m in mounts {

@@ -26,7 +26,9 @@ pub fn run(args: &WaitArgs) -> Outcome {
     let mut session = Session::open("clove wait")?;
     let reply = session.call(&ProcWait { target: args.target.clone(), timeout_ms: args.timeout })?;
     let Some(c) = reply.certificate else {
-        return Err(Failure::new(format!("{} is still running", args.target)).hint("wait longer, or `clove kill` it"));
+        return Err(
+            Failure::new(format!("{} is still running", args.target)).hint("wait longer, or `clove kill` it")
+        );
     };
     ending::tell(&c);
     if args.json {

@@ -1,6 +1,7 @@
 //! Agents from the shell's side: starting, handing over work, input, ends.
 
 use super::cells::{self, Cell, Purpose, Stdin, StdinPiece};
+use super::checkpoints;
 use super::connection::Who;
 use super::harvest;
 use super::logs::LogEvent;
@@ -65,7 +66,8 @@ impl Shell {
     fn start_cold(&mut self, id: AgentId) {
         let Some(a) = self.core.state.agent(id) else { return };
         let policy = cells::cold_policy(&self.core.state, a, self.owner);
-        let (argv, tty, wants_stdin, limit) = (a.argv.clone(), a.tty.is_some(), a.stdin, a.limits.output_bytes);
+        let (argv, tty, wants_stdin, limit) =
+            (a.argv.clone(), a.tty.is_some(), a.stdin, a.limits.output_bytes);
         let checkpoint = self.checkpoint_folder(id).filter(|p| p.is_dir());
         let token = self.new_cell(Purpose::Cold, Some(id));
         self.by_agent.insert(id, token);
@@ -85,7 +87,11 @@ impl Shell {
                 rustix::io::ioctl_fionbio(&w, true)?;
                 (r, Some(w))
             } else {
-                let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())?;
+                let null = rustix::fs::open(
+                    "/dev/null",
+                    rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+                    rustix::fs::Mode::empty(),
+                )?;
                 (null, None)
             };
             Ok((out_r, out_w, err_r, err_w, in_r, in_w))
@@ -96,7 +102,8 @@ impl Shell {
                 self.logs.add(&id.to_string(), out_r, Some(err_r), limit);
                 if let Some(c) = self.cells.get_mut(&token) {
                     c.held = hold;
-                    c.stdin = in_w.map(|fd| Stdin { fd, queue: VecDeque::new(), closing: false, is_tty: false });
+                    c.stdin =
+                        in_w.map(|fd| Stdin { fd, queue: VecDeque::new(), closing: false, is_tty: false });
                 }
             }
             Err(e) => {
@@ -133,7 +140,11 @@ impl Shell {
                 self.on_template_ready(token, pid, rss_bytes, &notes);
             }
             protocol::Event::TemplateFailed { token, message, traceback } => {
-                let text = if traceback.is_empty() { message } else { format!("{message}\n{}", traceback.trim_end()) };
+                let text = if traceback.is_empty() {
+                    message
+                } else {
+                    format!("{message}\n{}", traceback.trim_end())
+                };
                 self.on_template_failed(token, &text);
             }
             protocol::Event::Exited { token, status, usage } => self.on_exited(token, status, usage),
@@ -180,14 +191,21 @@ impl Shell {
             && let Some(id) = agent
         {
             if cell.held {
-                self.restore_checkpoint(token, id, move |shell| shell.ask_launcher(&Request::Start { token }, &[]));
+                self.restore_checkpoint(token, id, move |shell| {
+                    shell.ask_launcher(&Request::Start { token }, &[])
+                });
             }
             self.keep_checkpoints(token, id);
         }
     }
 
     /// Puts the durable checkpoint into the agent's folder, then goes on.
-    fn restore_checkpoint(&mut self, token: Token, id: AgentId, then: impl FnOnce(&mut Shell) + Send + 'static) {
+    fn restore_checkpoint(
+        &mut self,
+        token: Token,
+        id: AgentId,
+        then: impl FnOnce(&mut Shell) + Send + 'static,
+    ) {
         let folder = self.checkpoint_folder(id).filter(|p| p.is_dir());
         let cell = self.cells.get(&token);
         let scratch = cell.and_then(|c| c.scratch.as_ref()).and_then(|s| s.try_clone().ok());
@@ -195,7 +213,11 @@ impl Shell {
         let bounds = self.bounds(id);
         let (Some(folder), Some(scratch)) = (folder, scratch) else { return then(self) };
         self.drivers.run(
-            move || harvest::copy_in(&folder, scratch.as_fd(), "checkpoint", uid, &bounds).map_err(|e| e.to_string()),
+            move || {
+                harvest::settle(&folder).map_err(|e| e.to_string())?;
+                harvest::copy_in(&folder, scratch.as_fd(), "checkpoint", uid, &bounds)
+                    .map_err(|e| e.to_string())
+            },
             move |shell, done| {
                 if let Err(e) = done {
                     eprintln!("clove: {id}: its checkpoint couldn't be put back: {e}");
@@ -209,7 +231,8 @@ impl Shell {
     fn keep_checkpoints(&mut self, token: Token, id: AgentId) {
         let Some(dest) = self.checkpoint_folder(id) else { return };
         let bounds = self.bounds(id);
-        let scratch = self.cells.get(&token).and_then(|c| c.scratch.as_ref()).and_then(|s| s.try_clone().ok());
+        let scratch =
+            self.cells.get(&token).and_then(|c| c.scratch.as_ref()).and_then(|s| s.try_clone().ok());
         if let Some(scratch) = scratch {
             self.checkpoints.watch(token, scratch, dest, bounds);
         }
@@ -418,16 +441,21 @@ impl Shell {
         }
         let event =
             Event::Call { conn: to.conn, correlation: to.correlation, peer, call, tail: Tail { bytes, key } };
-        self.checkpoints.unwatch(token);
         let scratch = self.cells.get(&token).and_then(|c| c.scratch.as_ref());
         let checkpoint = self.run_folder(run).join("checkpoint").join(task.to_string());
         let has_checkpoint = checkpoint.is_dir();
         let has_output = scratch.is_some_and(|s| !harvest::is_empty(s.as_fd(), "out"));
         if !has_output && !has_checkpoint {
+            self.checkpoints.unwatch(token);
             return self.raise(event);
         }
+        let keeper = self.checkpoints.clone();
         let agent = self.cells.get(&token).and_then(|c| c.agent);
-        let bounds = agent.map(|a| self.bounds(a)).unwrap_or(harvest::Bounds { bytes: 1 << 30, files: 100_000, depth: 32 });
+        let bounds = agent.map(|a| self.bounds(a)).unwrap_or(harvest::Bounds {
+            bytes: 1 << 30,
+            files: 100_000,
+            depth: 32,
+        });
         let scratch = scratch.and_then(|s| s.try_clone().ok());
         let dest = self.out_folder(run, task, attempt);
         self.drivers.run(
@@ -440,13 +468,16 @@ impl Shell {
             move |shell, done| match done {
                 Ok(checkpoint) => {
                     shell.raise(event);
-                    if has_checkpoint {
-                        // Its result is in: the checkpoint has served its purpose.
-                        shell.drivers.run(move || std::fs::remove_dir_all(checkpoint), |_, _| ());
-                    }
+                    // Its result is in: the checkpoint has served its purpose, once no copy of it is under way.
+                    keeper.unwatch_then(token, move |_| {
+                        let _ = std::fs::remove_dir_all(&checkpoint);
+                    });
                 }
                 Err(e) => {
-                    let error = SysError::new(ErrorCode::BlobStore, format!("what it wrote to $CLOVE_OUT can't be kept: {e}"));
+                    let error = SysError::new(
+                        ErrorCode::BlobStore,
+                        format!("what it wrote to $CLOVE_OUT can't be kept: {e}"),
+                    );
                     shell.fail(to, &error);
                 }
             },
@@ -492,7 +523,13 @@ impl Shell {
     }
 
     /// Takes what an ended agent left behind, then its log's end, then tells the core.
-    fn harvest_ended(&mut self, id: AgentId, status: ExitStatus, usage: clove_abi::certificate::Usage, cell: Cell) {
+    fn harvest_ended(
+        &mut self,
+        id: AgentId,
+        status: ExitStatus,
+        usage: clove_abi::certificate::Usage,
+        cell: Cell,
+    ) {
         let a = self.core.state.agent(id);
         let place = a.and_then(|a| Some((a.run?, a.task?, a.attempt)));
         let idle = a.is_none_or(|a| a.idle);
@@ -510,12 +547,17 @@ impl Shell {
         self.drivers.run(
             move || {
                 let s = scratch.as_fd();
-                for (sub, dest) in [("out", &out), ("checkpoint", &checkpoint)] {
-                    if !harvest::is_empty(s, sub)
-                        && let Err(e) = harvest::copy_out(s, sub, dest, &bounds)
-                    {
-                        eprintln!("clove: {id}: its {sub} folder couldn't be kept: {e}");
-                    }
+                if !harvest::is_empty(s, "out")
+                    && let Err(e) = harvest::copy_out(s, "out", &out, &bounds)
+                {
+                    eprintln!("clove: {id}: what it wrote to $CLOVE_OUT couldn't be kept: {e}");
+                }
+                // Killed in the middle of writing, it may have left half a checkpoint: then the last whole one stays.
+                let killed = !matches!(status, ExitStatus::Code(_));
+                if let Err(e) = checkpoints::last_copy(s, &checkpoint, &bounds, killed)
+                    && e.kind != harvest::HarvestErrorKind::NotFound
+                {
+                    eprintln!("clove: {id}: its last checkpoint couldn't be kept: {e}");
                 }
                 let mut h = Harvest { result: None, result_error: None };
                 if cold && status == ExitStatus::Code(0) {
@@ -539,16 +581,25 @@ impl Shell {
         );
     }
 
-    fn finish_log(&mut self, id: AgentId, status: ExitStatus, usage: clove_abi::certificate::Usage, h: Harvest) {
-        self.ending.insert(id.to_string(), Event::Exited {
-            agent: id,
-            status,
-            usage,
-            output_tail: String::new(),
-            output_dropped: 0,
-            result: h.result,
-            result_error: h.result_error,
-        });
+    fn finish_log(
+        &mut self,
+        id: AgentId,
+        status: ExitStatus,
+        usage: clove_abi::certificate::Usage,
+        h: Harvest,
+    ) {
+        self.ending.insert(
+            id.to_string(),
+            Event::Exited {
+                agent: id,
+                status,
+                usage,
+                output_tail: String::new(),
+                output_dropped: 0,
+                result: h.result,
+                result_error: h.result_error,
+            },
+        );
         self.logs.finish(&id.to_string());
     }
 
@@ -562,11 +613,16 @@ impl Shell {
             }
             LogEvent::ReadFailed { ticket, message } => {
                 if let Some(to) = self.tickets.remove(&ticket) {
-                    self.fail(to, &SysError::new(ErrorCode::Internal, format!("its output can't be read: {message}")));
+                    self.fail(
+                        to,
+                        &SysError::new(ErrorCode::Internal, format!("its output can't be read: {message}")),
+                    );
                 }
             }
             LogEvent::Finished { agent, tail, dropped } => {
-                if let Some(Event::Exited { agent, status, usage, result, result_error, .. }) = self.ending.remove(&agent) {
+                if let Some(Event::Exited { agent, status, usage, result, result_error, .. }) =
+                    self.ending.remove(&agent)
+                {
                     self.raise(Event::Exited {
                         agent,
                         status,

@@ -103,6 +103,10 @@ mod tests {
         assert_eq!(get(dir.path(), &digest, 6, 3).expect("read"), Some((b"wor".to_vec(), 11)));
         assert_eq!(get(dir.path(), &digest, 600, 3).expect("read"), Some((Vec::new(), 11)));
         assert_eq!(get(dir.path(), &"0".repeat(64), 0, 3).expect("read"), None);
-        assert_eq!(std::fs::read_dir(dir.path().join("incoming")).expect("folder").count(), 0, "nothing left over");
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("incoming")).expect("folder").count(),
+            0,
+            "nothing left over"
+        );
     }
 }

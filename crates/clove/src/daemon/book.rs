@@ -34,8 +34,11 @@ pub enum BookError {
 
 /// Opens the journal and brings the core to where it was: the checkpoint, then the outcomes after it.
 pub fn open(dir: &Path, wall_ms: u64) -> Result<Opened, BookError> {
-    let options =
-        Options { core_version: format!("core {CORE_VERSION}"), created_wall_ms: wall_ms, ..Options::default() };
+    let options = Options {
+        core_version: format!("core {CORE_VERSION}"),
+        created_wall_ms: wall_ms,
+        ..Options::default()
+    };
     let (journal, recovered) = Journal::open(dir, options)
         .map_err(|source| BookError::Open { dir: dir.display().to_string(), source })?;
     let state = match &recovered.checkpoint {
@@ -49,8 +52,8 @@ pub fn open(dir: &Path, wall_ms: u64) -> Result<Opened, BookError> {
     for record in recovered.records {
         let record = record.map_err(|e| BookError::Record { seq: seq + 1, why: e.to_string() })?;
         seq = record.seq;
-        let outcome: OutcomeRecord<Vec<Change>> =
-            serde_json::from_slice(&record.outcome).map_err(|e| BookError::Record { seq, why: e.to_string() })?;
+        let outcome: OutcomeRecord<Vec<Change>> = serde_json::from_slice(&record.outcome)
+            .map_err(|e| BookError::Record { seq, why: e.to_string() })?;
         core.recover(&outcome.changes);
         replayed += 1;
     }
@@ -61,7 +64,9 @@ pub fn open(dir: &Path, wall_ms: u64) -> Result<Opened, BookError> {
 /// Appends one input and what came of it; the caller flushes.
 pub fn append(journal: &mut Journal, input: &Input, mono_ns: u64, changes: &[Change]) -> Result<u64, String> {
     let actor = match &input.event {
-        clove_kernel::Event::Call { peer: Peer::Operator { uid, pid, .. }, .. } => format!("operator:{uid}:{pid}"),
+        clove_kernel::Event::Call { peer: Peer::Operator { uid, pid, .. }, .. } => {
+            format!("operator:{uid}:{pid}")
+        }
         clove_kernel::Event::Call { peer: Peer::Agent(id), .. } => id.to_string(),
         _ => "kernel".to_owned(),
     };
@@ -71,8 +76,15 @@ pub fn append(journal: &mut Journal, input: &Input, mono_ns: u64, changes: &[Cha
     };
     let body = serde_json::to_vec(input).map_err(|e| e.to_string())?;
     let outcome = serde_json::to_vec(&OutcomeRecord { changes }).map_err(|e| e.to_string())?;
-    let record =
-        RecordRef { wall_ms: input.wall_ms, mono_ns, kind, flags: 0, actor: &actor, input: &body, outcome: &outcome };
+    let record = RecordRef {
+        wall_ms: input.wall_ms,
+        mono_ns,
+        kind,
+        flags: 0,
+        actor: &actor,
+        input: &body,
+        outcome: &outcome,
+    };
     journal.append(&record).map_err(|e| e.to_string())
 }
 

@@ -68,7 +68,8 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
     let config =
         LauncherConfig { data_dir: data_dir.clone(), protected: vec![options.paths.runtime_dir.clone()] };
     // The child closes everything but its socket, the lock's descriptor too: a dead kernel's launcher must not hold it.
-    let (launcher_pid, link) = clove_sandbox::fork_launcher(config).context("the launcher can't be forked")?;
+    let (launcher_pid, link) =
+        clove_sandbox::fork_launcher(config).context("the launcher can't be forked")?;
     let signals = clove_sys::signals::watch_terminate().context("signals can't be watched")?;
 
     let opened = book::open(&data_dir.join("journal"), wall_ms())?;
@@ -83,7 +84,8 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
     journal.flush().context("the journal can't be written")?;
 
     let (postbox, inbox) = Inbox::new().context("no descriptors are left")?;
-    let syncer = sync::Syncer::start(journal.sync_handle(), postbox.clone()).context("threads can't be started")?;
+    let syncer =
+        sync::Syncer::start(journal.sync_handle(), postbox.clone()).context("threads can't be started")?;
     let drivers = Drivers::start(2, &postbox).context("threads can't be started")?;
     let for_logs = postbox.clone();
     let log_folder = data_dir.join("logs");
@@ -92,14 +94,14 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
     make_folder(&data_dir.join("runs"))?;
     let logs = logs::LogKeeper::start(log_folder, move |e| for_logs.post(Message::Log(e)))
         .context("the log keeper can't be started")?;
-    let checkpoints = checkpoints::CheckpointKeeper::start().context("the checkpoint keeper can't be started")?;
+    let checkpoints =
+        checkpoints::CheckpointKeeper::start().context("the checkpoint keeper can't be started")?;
     let socket = options.paths.socket();
     let front_door = listen(&socket)?;
     let parts = Parts {
         core,
         journal,
         syncer,
-        postbox,
         inbox,
         drivers,
         logs,
@@ -118,7 +120,11 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
     };
     let mut shell = Shell::new(parts).context("the loop can't be set up")?;
     let c = capacity::measure();
-    shell.raise(Event::Boot { capacity_bytes: c.memory_bytes, cpus: c.cpus, defaults: capacity::defaults(&c) });
+    shell.raise(Event::Boot {
+        capacity_bytes: c.memory_bytes,
+        cpus: c.cpus,
+        defaults: capacity::defaults(&c),
+    });
     // Held until the process ends.
     std::mem::forget(lock);
     Ok(shell)
@@ -126,8 +132,9 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
 
 fn lock(data_dir: &Path) -> anyhow::Result<OwnedFd> {
     let path = data_dir.join("lock");
-    let fd = rustix::fs::open(&path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
-        .with_context(|| format!("{} can't be opened", path.display()))?;
+    let fd =
+        rustix::fs::open(&path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
+            .with_context(|| format!("{} can't be opened", path.display()))?;
     match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => {}
         Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -191,9 +198,9 @@ fn listen(path: &Path) -> anyhow::Result<OwnedFd> {
         SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
         None,
     )?;
-    let address = SocketAddrUnix::new(path).with_context(|| format!("{} is too long for a socket", path.display()))?;
+    let address =
+        SocketAddrUnix::new(path).with_context(|| format!("{} is too long for a socket", path.display()))?;
     rustix::net::bind(&socket, &address).with_context(|| format!("{} can't be bound", path.display()))?;
     rustix::net::listen(&socket, 1024)?;
     Ok(socket)
 }
-

@@ -63,7 +63,9 @@ fn enclosing_memory_limits() -> Vec<u64> {
     let mut limits = Vec::new();
     for line in own.lines() {
         let mut parts = line.splitn(3, ':');
-        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else { continue };
+        let (Some(_), Some(controllers), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+            continue;
+        };
         let (roots, file): (&[&str], &str) = if controllers.is_empty() {
             (&["/sys/fs/cgroup", "/sys/fs/cgroup/unified"], "memory.max")
         } else if controllers.split(',').any(|c| c == "memory") {

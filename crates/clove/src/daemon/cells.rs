@@ -24,7 +24,10 @@ pub enum Purpose {
     /// A program of its own.
     Cold,
     /// Forked from this template, into this pool.
-    Embryo { template: Token, pool: String },
+    Embryo {
+        template: Token,
+        pool: String,
+    },
     Template,
 }
 
@@ -262,7 +265,13 @@ pub fn template_policy(state: &State, run: &Run, spec: &TemplateSpec, sdk: &Sdk,
 }
 
 /// The cell of an embryo: everything that a handing over can't set.
-pub fn embryo_policy(state: &State, run: &Run, limits: &clove_abi::Limits, sdk: &Sdk, owner: Owner) -> CellPolicy {
+pub fn embryo_policy(
+    state: &State,
+    run: &Run,
+    limits: &clove_abi::Limits,
+    sdk: &Sdk,
+    owner: Owner,
+) -> CellPolicy {
     CellPolicy {
         label: label(&run.spec.name),
         limits: limits.clone(),

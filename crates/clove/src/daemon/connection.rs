@@ -1,7 +1,6 @@
 //! One connection: bytes in, whole frames out; replies queued when the peer is slow.
 
 use clove_abi::frame::{FrameError, HEADER_LEN, Header};
-use clove_abi::ids::ConnId;
 use rustix::io::Errno;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendFlags};
 use std::collections::VecDeque;
@@ -19,7 +18,11 @@ const MAX_UNANSWERED: usize = 4_096;
 /// Who is on the other side, as the socket tells it.
 #[derive(Clone, Debug)]
 pub enum Who {
-    Operator { uid: u32, pid: u32, command: String },
+    Operator {
+        uid: u32,
+        pid: u32,
+        command: String,
+    },
     /// The agent in this cell, once it has one.
     Cell(u64),
 }
@@ -43,7 +46,6 @@ pub enum Step {
 
 /// One peer.
 pub struct Connection {
-    pub id: ConnId,
     pub socket: OwnedFd,
     pub who: Who,
     input: Vec<u8>,
@@ -65,9 +67,8 @@ pub struct Connection {
 
 impl Connection {
     /// Takes a connected, nonblocking stream socket.
-    pub fn new(id: ConnId, socket: OwnedFd, who: Who) -> Connection {
+    pub fn new(socket: OwnedFd, who: Who) -> Connection {
         Connection {
-            id,
             socket,
             who,
             input: Vec::new(),
@@ -132,7 +133,13 @@ impl Connection {
             self.compact();
             // Descriptors without a frame to belong to are a violation.
             if have == 0 && !self.fds.is_empty() {
-                return Step::Broken(FrameError { what: "descriptor count", got: self.fds.len() as u64, want: 0, correlation: 0, number: 0 });
+                return Step::Broken(FrameError {
+                    what: "descriptor count",
+                    got: self.fds.len() as u64,
+                    want: 0,
+                    correlation: 0,
+                    number: 0,
+                });
             }
             return Step::Wait;
         }
@@ -143,7 +150,13 @@ impl Connection {
             Err(e) => return Step::Broken(e),
         };
         let broken = |what, got, want| {
-            Step::Broken(FrameError { what, got, want, correlation: header.correlation, number: header.number })
+            Step::Broken(FrameError {
+                what,
+                got,
+                want,
+                correlation: header.correlation,
+                number: header.number,
+            })
         };
         if header.flags != 0 {
             return broken("flags", u64::from(header.flags), 0);
@@ -188,7 +201,11 @@ impl Connection {
     /// Writes as much as the peer takes. False when it is gone.
     pub fn flush(&mut self) -> bool {
         while let Some(front) = self.output.front() {
-            match rustix::net::send(&self.socket, &front[self.sent..], SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            match rustix::net::send(
+                &self.socket,
+                &front[self.sent..],
+                SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            ) {
                 Ok(n) => {
                     self.sent += n;
                     self.unsent -= n;

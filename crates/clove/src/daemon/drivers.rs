@@ -74,18 +74,20 @@ impl Drivers {
         for n in 0..threads {
             let receiver = receiver.clone();
             let postbox = postbox.clone();
-            std::thread::Builder::new().name(format!("driver-{n}")).stack_size(512 << 10).spawn(move || {
-                loop {
-                    let job = match receiver.lock() {
-                        Ok(r) => r.recv(),
-                        Err(_) => return,
-                    };
-                    let Ok(job) = job else { return };
-                    if let Some(m) = job() {
-                        postbox.post(m);
+            std::thread::Builder::new().name(format!("driver-{n}")).stack_size(512 << 10).spawn(
+                move || {
+                    loop {
+                        let job = match receiver.lock() {
+                            Ok(r) => r.recv(),
+                            Err(_) => return,
+                        };
+                        let Ok(job) = job else { return };
+                        if let Some(m) = job() {
+                            postbox.post(m);
+                        }
                     }
-                }
-            })?;
+                },
+            )?;
         }
         Ok(Drivers { jobs })
     }

@@ -19,4 +19,5 @@ mod shell;
 mod sync;
 mod templates;
 
+pub use book::{BookError, rerun};
 pub use bootstrap::{Options, serve};

@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 /// Runs `sh -c COMMAND` with what happened in its environment, and doesn't wait for it. It is the operator's own
 /// command, so it runs as the operator, outside any sandbox.
 pub fn run(command: &str, info: &RunInfo) {
-    let state = serde_json::to_value(info.state).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+    let state =
+        serde_json::to_value(info.state).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
     let child = Command::new("/bin/sh")
         .arg("-c")
         .arg(command)
@@ -23,7 +24,10 @@ pub fn run(command: &str, info: &RunInfo) {
     match child {
         Ok(mut c) => {
             // Somebody has to reap it.
-            let _ = std::thread::Builder::new().name("notify".into()).stack_size(128 << 10).spawn(move || c.wait());
+            let _ = std::thread::Builder::new()
+                .name("notify".into())
+                .stack_size(128 << 10)
+                .spawn(move || c.wait());
         }
         Err(e) => eprintln!("clove: the notify command can't be run: {e}"),
     }

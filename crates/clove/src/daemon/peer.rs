@@ -18,7 +18,8 @@ pub struct Operator {
 /// # Errors
 /// A sentence that says why it isn't let in.
 pub fn operator(socket: &OwnedFd, own_uid: u32) -> Result<Operator, String> {
-    let cred = rustix::net::sockopt::socket_peercred(socket).map_err(|e| format!("the caller's credentials can't be read: {e}"))?;
+    let cred = rustix::net::sockopt::socket_peercred(socket)
+        .map_err(|e| format!("the caller's credentials can't be read: {e}"))?;
     let uid = cred.uid.as_raw();
     let pid = cred.pid.as_raw_nonzero().get() as u32;
     if uid != own_uid && uid != 0 {
@@ -30,10 +31,15 @@ pub fn operator(socket: &OwnedFd, own_uid: u32) -> Result<Operator, String> {
         let theirs = std::fs::read_link(format!("/proc/{pid}/ns/{ns}"));
         match (own, theirs) {
             (Ok(a), Ok(b)) if a == b => {}
-            _ => return Err(format!("the caller isn't in the kernel's {ns} namespace: an agent can't be an operator")),
+            _ => {
+                return Err(format!(
+                    "the caller isn't in the kernel's {ns} namespace: an agent can't be an operator"
+                ));
+            }
         }
     }
-    let command = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned();
+    let command =
+        std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim_end().to_owned();
     // The pid was the peer's all the time, if the pidfd still names a living process now.
     match pidfd {
         Ok(fd) if clove_sys::peer::is_alive(fd.as_fd()) => Ok(Operator { uid, pid, command }),

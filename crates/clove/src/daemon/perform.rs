@@ -166,7 +166,8 @@ impl Shell {
             move || blobs::put(&dir, source),
             move |shell, stored| match stored {
                 Ok((digest, bytes)) => shell.reply(to, &json(&BlobPutReply { digest, bytes }), &[]),
-                Err(e) => shell.fail(to, &SysError::new(ErrorCode::BlobStore, format!("the blob can't be stored: {e}"))),
+                Err(e) => shell
+                    .fail(to, &SysError::new(ErrorCode::BlobStore, format!("the blob can't be stored: {e}"))),
             },
         );
     }
@@ -181,7 +182,8 @@ impl Shell {
             move |shell, (digest, got)| match got {
                 Ok(Some((bytes, whole))) => shell.reply(to, &json(&BlobGetReply { bytes: whole }), &bytes),
                 Ok(None) => shell.fail(to, &no_blob(&digest)),
-                Err(e) => shell.fail(to, &SysError::new(ErrorCode::BlobStore, format!("the blob can't be read: {e}"))),
+                Err(e) => shell
+                    .fail(to, &SysError::new(ErrorCode::BlobStore, format!("the blob can't be read: {e}"))),
             },
         );
     }

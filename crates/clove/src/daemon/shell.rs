@@ -8,7 +8,7 @@ use super::book;
 use super::cells::{Cell, Owner};
 use super::checkpoints::CheckpointKeeper;
 use super::connection::{Connection, Frame, Step, Who};
-use super::drivers::{Drivers, Inbox, Message, Postbox};
+use super::drivers::{Drivers, Inbox, Message};
 use super::logs::LogKeeper;
 use super::peer;
 use super::sdk::{NotFound, Sdk};
@@ -54,7 +54,6 @@ pub struct Parts {
     pub core: Core,
     pub journal: Journal,
     pub syncer: Syncer,
-    pub postbox: Postbox,
     pub inbox: Inbox,
     pub drivers: Drivers,
     pub logs: LogKeeper,
@@ -85,7 +84,6 @@ pub struct Shell {
     pub journal: Journal,
     syncer: Syncer,
     pub durable_seq: u64,
-    pub postbox: Postbox,
     inbox: Inbox,
     pub drivers: Drivers,
     pub logs: LogKeeper,
@@ -159,7 +157,6 @@ impl Shell {
             journal: p.journal,
             syncer: p.syncer,
             durable_seq,
-            postbox: p.postbox,
             inbox: p.inbox,
             drivers: p.drivers,
             logs: p.logs,
@@ -380,8 +377,9 @@ impl Shell {
 
     fn broken_error(&self) -> SysError {
         let why = self.broken.clone().unwrap_or_default();
-        SysError::new(ErrorCode::Journal, format!("the journal can't be written: {why}"))
-            .hint("free space on the data directory's disk, then `clove stop --force` and run the command again")
+        SysError::new(ErrorCode::Journal, format!("the journal can't be written: {why}")).hint(
+            "free space on the data directory's disk, then `clove stop --force` and run the command again",
+        )
     }
 
     // --- events into the core, effects out of it
@@ -458,7 +456,10 @@ impl Shell {
     }
 
     fn maybe_checkpoint(&mut self) {
-        if self.checkpointing || self.broken.is_some() || self.journal.bytes_since_checkpoint() < CHECKPOINT_BYTES {
+        if self.checkpointing
+            || self.broken.is_some()
+            || self.journal.bytes_since_checkpoint() < CHECKPOINT_BYTES
+        {
             return;
         }
         self.checkpointing = true;
@@ -520,7 +521,10 @@ impl Shell {
 
     fn accept_operators(&mut self) {
         for _ in 0..64 {
-            let socket = match rustix::net::accept_with(&self.front_door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            let socket = match rustix::net::accept_with(
+                &self.front_door,
+                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            ) {
                 Ok(s) => s,
                 Err(_) => return,
             };
@@ -545,7 +549,10 @@ impl Shell {
         for _ in 0..16 {
             let Some(cell) = self.cells.get_mut(&token) else { return };
             let Some(door) = &cell.listener else { return };
-            let Ok(socket) = rustix::net::accept_with(door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) else { return };
+            let Ok(socket) = rustix::net::accept_with(door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
+            else {
+                return;
+            };
             if cell.connections >= MAX_AGENT_CONNECTIONS {
                 continue;
             }
@@ -560,7 +567,7 @@ impl Shell {
         self.next_conn += 1;
         let data = epoll::EventData::new_u64(id.0 << 3 | KIND_CONNECTION);
         epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN).ok()?;
-        self.connections.insert(id, Connection::new(id, socket, who));
+        self.connections.insert(id, Connection::new(socket, who));
         Some(id)
     }
 
@@ -642,11 +649,13 @@ impl Shell {
         };
         let Some(sysno) = Sysno::from_number(f.header.number) else {
             let message = format!("no syscall has the number {:#06x}", f.header.number);
-            return self.fail(to, &SysError::new(ErrorCode::NoSuchCall, message).hint("clove syscalls lists them"));
+            return self
+                .fail(to, &SysError::new(ErrorCode::NoSuchCall, message).hint("clove syscalls lists them"));
         };
         let spec = sysno.spec();
         if f.fds.len() > usize::from(spec.fds) || !f.fds.iter().all(super::blobs::is_sealed_memfd) {
-            let message = format!("{} takes {} descriptors, and only fully sealed memfds", spec.name, spec.fds);
+            let message =
+                format!("{} takes {} descriptors, and only fully sealed memfds", spec.name, spec.fds);
             self.fail(to, &SysError::new(ErrorCode::BadDescriptor, message));
             if let Some(c) = self.connections.get_mut(&id) {
                 c.closing = true;
@@ -783,7 +792,12 @@ impl Shell {
             self.link_watched_out = out;
             let mut flags = epoll::EventFlags::IN;
             flags.set(epoll::EventFlags::OUT, out);
-            let _ = epoll::modify(&self.epoll, self.link.as_fd(), epoll::EventData::new_u64(KIND_LAUNCHER), flags);
+            let _ = epoll::modify(
+                &self.epoll,
+                self.link.as_fd(),
+                epoll::EventData::new_u64(KIND_LAUNCHER),
+                flags,
+            );
         }
     }
 }

@@ -167,7 +167,8 @@ impl Shell {
             self.logs.forget(&template_log(token));
             return;
         };
-        let wanted = t.runs.iter().any(|r| self.core.state.runs.get(r).is_some_and(|r| r.state == RunState::Active));
+        let wanted =
+            t.runs.iter().any(|r| self.core.state.runs.get(r).is_some_and(|r| r.state == RunState::Active));
         let building = matches!(t.stage, Stage::Building { .. });
         if !wanted && !building {
             self.templates.remove(&token);
@@ -206,10 +207,17 @@ impl Shell {
     }
 
     /// Keeps as many embryos ready, or on their way, as the run can take soon.
-    fn fill_pool(&mut self, template: Token, key: &str, policy: &clove_sandbox::protocol::CellPolicy, run: RunId) {
+    fn fill_pool(
+        &mut self,
+        template: Token,
+        key: &str,
+        policy: &clove_sandbox::protocol::CellPolicy,
+        run: RunId,
+    ) {
         let Some(r) = self.core.state.runs.get(&run) else { return };
         let soon = r.count(TaskState::Pending) as usize;
-        let ahead = if r.spec.reuse > 1 { 0 } else { soon.min(r.jobs(self.core.state.cpus) as usize).min(MAX_READY) };
+        let ahead =
+            if r.spec.reuse > 1 { 0 } else { soon.min(r.jobs(self.core.state.cpus) as usize).min(MAX_READY) };
         let Some(pool) = self.templates.get_mut(&template).and_then(|t| t.pools.get_mut(key)) else { return };
         let wanted = pool.waiting.len() + ahead;
         let have = pool.ready.len() + pool.making;
@@ -217,12 +225,23 @@ impl Shell {
         pool.making += make;
         for _ in 0..make {
             if let Err(why) = self.make_embryo(template, key, policy) {
-                self.embryo_failed(template, key, "descriptors", &why, "raise the host's limit of open files (ulimit -n)");
+                self.embryo_failed(
+                    template,
+                    key,
+                    "descriptors",
+                    &why,
+                    "raise the host's limit of open files (ulimit -n)",
+                );
             }
         }
     }
 
-    fn make_embryo(&mut self, template: Token, key: &str, policy: &clove_sandbox::protocol::CellPolicy) -> Result<(), String> {
+    fn make_embryo(
+        &mut self,
+        template: Token,
+        key: &str,
+        policy: &clove_sandbox::protocol::CellPolicy,
+    ) -> Result<(), String> {
         let text = |e: &dyn std::fmt::Display| format!("no descriptors are left: {e}");
         let (out_r, out_w) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| text(&e))?;
         let (err_r, err_w) = pipe_with(PipeFlags::CLOEXEC).map_err(|e| text(&e))?;
@@ -252,9 +271,11 @@ impl Shell {
         };
         pool.making = pool.making.saturating_sub(1);
         while let Some(id) = pool.waiting.pop_front() {
-            let wanted = self.core.state.agent(id).is_some_and(|a| {
-                a.ending.is_none() && a.state != clove_abi::calls::AgentState::Ended
-            });
+            let wanted = self
+                .core
+                .state
+                .agent(id)
+                .is_some_and(|a| a.ending.is_none() && a.state != clove_abi::calls::AgentState::Ended);
             if wanted {
                 return self.activate(token, id);
             }
@@ -283,7 +304,13 @@ impl Shell {
         let was_ready = pool.ready.len();
         pool.ready.retain(|t| *t != token);
         if pool.ready.len() == was_ready && !asked_for {
-            self.embryo_failed(template, key, "embryo", "it ended before it was given a task", "clove doctor");
+            self.embryo_failed(
+                template,
+                key,
+                "embryo",
+                "it ended before it was given a task",
+                "clove doctor",
+            );
         }
     }
 
@@ -346,7 +373,10 @@ impl Shell {
         for (token, hangs) in due {
             if hangs {
                 let minutes = BUILD_DEADLINE_MS / 60_000;
-                self.on_template_failed(token, &format!("an import or setup() hasn't returned after {minutes} minutes"));
+                self.on_template_failed(
+                    token,
+                    &format!("an import or setup() hasn't returned after {minutes} minutes"),
+                );
             } else {
                 self.templates.remove(&token);
                 self.ask_launcher(&Request::Kill { token }, &[]);

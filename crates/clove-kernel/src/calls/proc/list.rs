@@ -2,14 +2,16 @@
 
 use crate::core::{Caller, Decision, Tx};
 use crate::view;
-use clove_abi::calls::{ProcList, ProcListReply};
+use clove_abi::calls::{AgentState, ProcList, ProcListReply};
 use clove_abi::error::SysError;
 
 /// Live agents, and with `all` those remembered.
 pub fn handle(tx: &mut Tx<'_>, _: &Caller, args: &ProcList) -> Result<Decision, SysError> {
     let state = &*tx.state;
     let mut agents: Vec<_> = if args.all {
-        state.agents.values().map(|a| view::agent(state, a)).collect()
+        // Those that were to be removed are only kept for a wait that may still come.
+        let shown = state.agents.values().filter(|a| !a.remove || a.state != AgentState::Ended);
+        shown.map(|a| view::agent(state, a)).collect()
     } else {
         state.live().map(|a| view::agent(state, a)).collect()
     };

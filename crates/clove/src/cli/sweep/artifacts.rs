@@ -50,10 +50,15 @@ pub fn run(args: &ArtifactsArgs) -> Outcome {
             .map_err(|e| Failure::new(format!("copying to {} failed", dest.display())).why(e))?;
     }
     for path in copied.skipped.iter().take(20) {
-        stdio::say(&format!("note: left out, as it is neither a file nor a folder: {}", Untrusted::new(path)));
+        stdio::say(&format!(
+            "note: left out, as it is neither a file nor a folder: {}",
+            Untrusted::new(path)
+        ));
     }
     if args.json {
-        json::print(&json!({"id": run, "folder": dest, "files": copied.files, "bytes": copied.bytes, "skipped": copied.skipped}));
+        json::print(
+            &json!({"id": run, "folder": dest, "files": copied.files, "bytes": copied.bytes, "skipped": copied.skipped}),
+        );
     } else if copied.files == 0 {
         stdio::say("there are no files: tasks keep what they write to the folder $CLOVE_OUT");
     } else {
@@ -73,7 +78,13 @@ struct Copied {
 type Words = String;
 
 /// `OUT/<task>/<attempt>/...` to `DEST/<task>/...`. The kernel may have answered with one task's own folder.
-fn copy_tasks(out: &Path, dest: &Path, only: Option<u32>, all: bool, copied: &mut Copied) -> Result<(), Words> {
+fn copy_tasks(
+    out: &Path,
+    dest: &Path,
+    only: Option<u32>,
+    all: bool,
+    copied: &mut Copied,
+) -> Result<(), Words> {
     let own = only.filter(|n| out.file_name().is_some_and(|f| f == OsStr::new(&n.to_string())));
     let tasks: Vec<(u32, PathBuf)> = match own {
         Some(n) => vec![(n, out.to_owned())],
@@ -83,7 +94,11 @@ fn copy_tasks(out: &Path, dest: &Path, only: Option<u32>, all: bool, copied: &mu
         let attempts = numbered(&path)?;
         let wanted: Vec<_> = if all { attempts } else { attempts.into_iter().max().into_iter().collect() };
         for (attempt, from) in wanted {
-            let to = if all { dest.join(n.to_string()).join(attempt.to_string()) } else { dest.join(n.to_string()) };
+            let to = if all {
+                dest.join(n.to_string()).join(attempt.to_string())
+            } else {
+                dest.join(n.to_string())
+            };
             let dir = open_dir(CWD, &from).map_err(|e| words("opening", &from, e))?;
             std::fs::create_dir_all(&to).map_err(|e| format!("making {}: {e}", to.display()))?;
             copy_folder(&dir, &to, 0, copied)?;
@@ -123,7 +138,8 @@ fn copy_folder(from: &OwnedFd, to: &Path, depth: u32, copied: &mut Copied) -> Re
             continue;
         }
         let path = to.join(OsStr::from_bytes(name.to_bytes()));
-        let stat = statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| words("looking at", &path, e))?;
+        let stat =
+            statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| words("looking at", &path, e))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let below = open_dir(from, name).map_err(|e| words("opening", &path, e))?;
@@ -142,7 +158,9 @@ fn copy_folder(from: &OwnedFd, to: &Path, depth: u32, copied: &mut Copied) -> Re
 
 fn make_folder(path: &Path) -> Result<(), Words> {
     match std::fs::create_dir(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(format!("making {}: {e}", path.display())),
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(format!("making {}: {e}", path.display()))
+        }
         _ => Ok(()),
     }
 }
@@ -155,7 +173,8 @@ fn copy_file(from: BorrowedFd<'_>, name: &CStr, to: &Path) -> Result<u64, Words>
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(0);
     }
-    let failed = |e: std::io::Error| format!("writing {}: {}", to.display(), clove_client::paths::in_words(&e));
+    let failed =
+        |e: std::io::Error| format!("writing {}: {}", to.display(), clove_client::paths::in_words(&e));
     let mut target = File::create(to).map_err(failed)?;
     std::io::copy(&mut File::from(source), &mut target).map_err(failed)
 }
@@ -172,7 +191,8 @@ mod tests {
     fn files_are_copied_and_links_are_not_followed() {
         let t = tempfile::tempdir().expect("tempdir");
         let out = t.path().join("out");
-        for (path, text) in [("3/1/a.txt", "old"), ("3/2/a.txt", "new"), ("3/2/sub/b", "b"), ("10/1/c", "c")] {
+        for (path, text) in [("3/1/a.txt", "old"), ("3/2/a.txt", "new"), ("3/2/sub/b", "b"), ("10/1/c", "c")]
+        {
             let path = out.join(path);
             std::fs::create_dir_all(path.parent().expect("parent")).expect("mkdir");
             std::fs::write(path, text).expect("write");

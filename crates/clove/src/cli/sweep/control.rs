@@ -68,7 +68,10 @@ pub fn cancel(args: &CancelArgs) -> Outcome {
     if args.json {
         json::print(&json!({"id": run, "cancelled": reply.cancelled}));
     } else {
-        stdio::say(&format!("{run}: {} tasks cancelled; `clove sweep resume {run}` would go on", reply.cancelled));
+        stdio::say(&format!(
+            "{run}: {} tasks cancelled; `clove sweep resume {run}` would go on",
+            reply.cancelled
+        ));
     }
     Ok(0)
 }

@@ -93,7 +93,9 @@ fn watch(session: &mut Session, run: RunId, screen: Screen) -> Result<RunInfo, F
             let lost = e.is_lost();
             let f = Failure::from(e);
             if lost {
-                f.hint(format!("`clove sweep resume {run}` goes on where it was; what was shown as done is kept"))
+                f.hint(format!(
+                    "`clove sweep resume {run}` goes on where it was; what was shown as done is kept"
+                ))
             } else {
                 f
             }
@@ -109,10 +111,8 @@ fn watch(session: &mut Session, run: RunId, screen: Screen) -> Result<RunInfo, F
             screen.show(&reply.info, story.remaining(&reply.info));
         }
         if over {
-            match reply.info.state {
-                RunState::Interrupted => screen.say(&format!("{run} was interrupted; `clove sweep resume {run}` goes on with it")),
-                RunState::Failed => screen.say(&format!("{run} failed: {}", Untrusted::lines_kept(&reply.info.message))),
-                _ => {}
+            if reply.info.state == RunState::Interrupted {
+                screen.say(&format!("{run} was interrupted; `clove sweep resume {run}` goes on with it"));
             }
             return Ok(reply.info);
         }
@@ -145,7 +145,11 @@ impl Story {
                 TaskState::Cancelled => continue,
                 _ => "tried again",
             };
-            lines.push(format!("{} died (attempt {attempt}, {then}): {}", label(t), ending::last_line(c)));
+            lines.push(format!(
+                "{} died (attempt {attempt}, {then}): {}",
+                label(run, t),
+                ending::last_line(c)
+            ));
         }
         *known = t.certificates.len();
         if t.state == TaskState::Failed && lines.is_empty() {
@@ -154,14 +158,16 @@ impl Story {
                 (None, Some(c)) => ending::last_line(c),
                 (None, None) => "see `clove sweep inspect`".into(),
             };
-            lines.push(format!("{} failed: {why}", label(t)));
+            lines.push(format!("{} failed: {why}", label(run, t)));
         }
         for line in lines {
             self.listed += 1;
             if self.listed <= FAILURES_LISTED {
                 screen.say(&line);
             } else if self.listed == FAILURES_LISTED + 1 {
-                screen.say(&format!("further failures aren't listed here; `clove sweep show {run}` counts them"));
+                screen.say(&format!(
+                    "further failures aren't listed here; `clove sweep show {run}` counts them"
+                ));
             }
         }
     }
@@ -183,18 +189,22 @@ fn ended(i: &RunInfo) -> u32 {
     i.done + i.failed + i.quarantined + i.cancelled
 }
 
-fn label(t: &TaskInfo) -> String {
-    if t.name.is_empty() || t.name == t.index.to_string() {
-        format!("#{}", t.index)
-    } else {
-        format!("#{} {}", t.index, Untrusted::new(&t.name))
+fn label(run: RunId, t: &TaskInfo) -> String {
+    match which::given_name(run, t.index, &t.name) {
+        None => format!("#{}", t.index),
+        Some(name) => format!("#{} {}", t.index, Untrusted::new(name)),
     }
 }
 
 /// Counts in words: `812 of 2000 done, 2 running, 1 failed`.
 pub fn counts(i: &RunInfo) -> String {
     let mut parts = vec![format!("{} of {} done", i.done, i.total)];
-    for (n, word) in [(i.running, "running"), (i.failed, "failed"), (i.quarantined, "given up"), (i.cancelled, "cancelled")] {
+    for (n, word) in [
+        (i.running, "running"),
+        (i.failed, "failed"),
+        (i.quarantined, "given up"),
+        (i.cancelled, "cancelled"),
+    ] {
         if n > 0 {
             parts.push(format!("{n} {word}"));
         }
@@ -213,7 +223,7 @@ impl Screen {
     fn new() -> Screen {
         let bar = stdio::stderr_is_lively().then(|| {
             let bar = ProgressBar::new(0);
-            if let Ok(style) = ProgressStyle::with_template("{bar:28} {pos}/{len}  {elapsed}  {wide_msg}") {
+            if let Ok(style) = ProgressStyle::with_template("{bar:28}  {wide_msg} {elapsed:>5}") {
                 bar.set_style(style.progress_chars("━╸ "));
             }
             bar.enable_steady_tick(Duration::from_millis(500));
@@ -225,7 +235,10 @@ impl Screen {
     fn show(&self, info: &RunInfo, remaining: Option<u64>) {
         let mut text = counts(info);
         if let Some(s) = remaining {
-            text.push_str(&format!(", about {} left", Elapsed(s.max(1) * 1000).to_string().replace(".0 s", " s")));
+            text.push_str(&format!(
+                ", about {} left",
+                Elapsed(s.max(1) * 1000).to_string().replace(".0 s", " s")
+            ));
         }
         if let Some(bar) = &self.bar {
             bar.set_length(u64::from(info.total));

@@ -19,7 +19,7 @@ use clap::Subcommand;
 /// What to do with sweeps.
 #[derive(Subcommand, Debug)]
 pub enum SweepCommand {
-    Run(submit::RunArgs),
+    Run(Box<submit::RunArgs>),
     Attach(follow::AttachArgs),
     Ls(listing::LsArgs),
     Show(summary::ShowArgs),

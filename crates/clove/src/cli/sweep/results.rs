@@ -44,17 +44,19 @@ pub fn run(args: &ResultsArgs) -> Outcome {
     } else if args.csv {
         stdio::data(csv(&tasks).as_bytes());
     } else {
-        stdio::data(text(&tasks).as_bytes());
+        stdio::data(text(run, &tasks).as_bytes());
     }
     Ok(0)
 }
 
-/// The table for people.
+/// The table for people, without what was cancelled.
 ///
 /// # Errors
 /// The kernel is gone.
 pub fn table(session: &mut Session, run: RunId) -> Result<String, Failure> {
-    Ok(text(&tasks(session, run, false, false)?))
+    let mut tasks = tasks(session, run, false, false)?;
+    tasks.retain(|t| t.state != TaskState::Cancelled);
+    Ok(text(run, &tasks))
 }
 
 fn tasks(session: &mut Session, run: RunId, failed: bool, all: bool) -> Result<Vec<TaskInfo>, Failure> {
@@ -91,7 +93,9 @@ fn trouble(t: &TaskInfo) -> (String, String) {
         return (String::new(), String::new());
     }
     match (&t.exception, t.certificates.last()) {
-        (Some(e), Some(c)) if !c.cause.is_death() => ("exception".into(), format!("{}: {}", e.class, e.message)),
+        (Some(e), Some(c)) if !c.cause.is_death() => {
+            ("exception".into(), format!("{}: {}", e.class, e.message))
+        }
         (Some(e), None) => ("exception".into(), format!("{}: {}", e.class, e.message)),
         (_, Some(c)) => (cause_in_words(c), c.message.clone()),
         (None, None) => (String::new(), String::new()),
@@ -155,7 +159,11 @@ fn brief(v: &Value) -> String {
             let digits = 5 - x.abs().log10().floor().clamp(-300.0, 300.0) as i32;
             if (0..=12).contains(&digits) {
                 let text = format!("{x:.*}", digits as usize);
-                if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+                if text.contains('.') {
+                    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+                } else {
+                    text
+                }
             } else {
                 format!("{x:.5e}")
             }
@@ -168,7 +176,8 @@ fn csv(tasks: &[TaskInfo]) -> String {
     let configs = keys(tasks.iter().map(|t| t.config.as_ref()));
     let results = keys(tasks.iter().map(|t| t.result.as_ref()));
     let whole_result = some_plain(tasks.iter().map(|t| t.result.as_ref())) || results.is_empty();
-    let mut head: Vec<String> = ["id", "index", "name", "state", "attempts", "seconds"].map(str::to_owned).into();
+    let mut head: Vec<String> =
+        ["id", "index", "name", "state", "attempts", "seconds"].map(str::to_owned).into();
     head.extend(configs.iter().map(|k| format!("config.{k}")));
     head.extend(whole_result.then(|| "result".to_owned()));
     head.extend(results.iter().map(|k| format!("result.{k}")));
@@ -176,7 +185,8 @@ fn csv(tasks: &[TaskInfo]) -> String {
     let mut out = csv_line(&head);
     for t in tasks {
         let (cause, message) = trouble(t);
-        let field = |v: &Option<Value>, k: &str| v.as_ref().and_then(|v| v.get(k)).map(plain).unwrap_or_default();
+        let field =
+            |v: &Option<Value>, k: &str| v.as_ref().and_then(|v| v.get(k)).map(plain).unwrap_or_default();
         let mut row = vec![
             t.id.clone(),
             t.index.to_string(),
@@ -202,7 +212,7 @@ fn csv_line(fields: &[String]) -> String {
     format!("{}\n", fields.join(","))
 }
 
-fn text(tasks: &[TaskInfo]) -> String {
+fn text(run: RunId, tasks: &[TaskInfo]) -> String {
     /// More columns than this don't fit on any screen.
     const COLUMNS: usize = 7;
     let mut configs = keys(tasks.iter().map(|t| t.config.as_ref()));
@@ -211,7 +221,7 @@ fn text(tasks: &[TaskInfo]) -> String {
     configs.truncate(COLUMNS);
     results.truncate(COLUMNS);
     let whole_result = some_plain(tasks.iter().map(|t| t.result.as_ref()));
-    let named = tasks.iter().any(|t| !t.name.is_empty() && t.name != t.index.to_string());
+    let named = tasks.iter().any(|t| which::given_name(run, t.index, &t.name).is_some());
     let troubled = tasks.iter().any(|t| !trouble(t).0.is_empty());
     let mut head = vec!["#"];
     head.extend(named.then_some("name"));
@@ -222,7 +232,8 @@ fn text(tasks: &[TaskInfo]) -> String {
     head.extend(troubled.then_some("cause"));
     let mut listing = Listing::new(&head);
     for t in tasks {
-        let field = |v: &Option<Value>, k: &str| v.as_ref().and_then(|v| v.get(k)).map(brief).unwrap_or_default();
+        let field =
+            |v: &Option<Value>, k: &str| v.as_ref().and_then(|v| v.get(k)).map(brief).unwrap_or_default();
         let mut row = vec![t.index.to_string()];
         row.extend(named.then(|| shortened(&t.name, 40)));
         row.push(state_word(t.state).to_owned());
@@ -235,7 +246,11 @@ fn text(tasks: &[TaskInfo]) -> String {
         row.extend(results.iter().map(|k| field(&t.result, k)));
         if troubled {
             let (cause, message) = trouble(t);
-            row.push(if message.is_empty() { cause } else { format!("{cause}: {}", shortened(&message, 60)) });
+            row.push(if message.is_empty() {
+                cause
+            } else {
+                format!("{cause}: {}", shortened(&message, 60))
+            });
         }
         listing.row(&row);
     }
@@ -278,7 +293,11 @@ mod tests {
         let mut dead = task(2, json!({"lr": 0.3}), None);
         dead.certificates.push(certificate(Cause::Oom));
         let tasks = [
-            task(0, json!({"lr": 0.1, "m": "=SUM(A1)"}), Some(json!({"auc": 0.123_456_789, "n": {"$float": "nan"}}))),
+            task(
+                0,
+                json!({"lr": 0.1, "m": "=SUM(A1)"}),
+                Some(json!({"auc": 0.123_456_789, "n": {"$float": "nan"}})),
+            ),
             task(1, json!({"lr": 0.2}), Some(float::to_json(f64::NEG_INFINITY))),
             dead,
         ];
@@ -289,7 +308,7 @@ mod tests {
              r1/1,1,,done,1,0.5,0.2,,-inf,,,,\n\
              r1/2,2,,given up,1,0.5,0.3,,,,,oom,it reached its memory limit of 64 MiB.\n"
         );
-        let t = text(&tasks);
+        let t = text(RunId(1), &tasks);
         assert!(t.starts_with("#  STATE     SECONDS  LR   M         RESULT  AUC       N    CAUSE\n"), "{t}");
         assert!(t.contains("0.123457"), "{t}");
         assert_eq!(as_json(&tasks[2])["cause"], "oom");
@@ -297,7 +316,9 @@ mod tests {
 
     #[test]
     fn numbers_are_brief() {
-        for (x, text) in [(0.1, "0.1"), (123_456.789, "123457"), (1e-9, "1.00000e-9"), (0.5, "0.5"), (1e30, "1.00000e30")] {
+        for (x, text) in
+            [(0.1, "0.1"), (123_456.789, "123457"), (1e-9, "1.00000e-9"), (0.5, "0.5"), (1e30, "1.00000e30")]
+        {
             assert_eq!(brief(&json!(x)), text);
         }
         assert_eq!(brief(&json!(12)), "12");

@@ -114,12 +114,7 @@ pub fn run(args: &RunArgs) -> Outcome {
     let sweep = sweep(args, &folder)?;
     let tasks = sweep.tasks()?;
     let file = source::absolute(&args.file, &folder);
-    let add = Additions {
-        env: &args.env,
-        mounts: &args.mounts,
-        folder,
-        allow_degraded: args.allow_degraded,
-    };
+    let add = Additions { env: &args.env, mounts: &args.mounts, folder, allow_degraded: args.allow_degraded };
     let spec = workload::spec(&sweep, file.parent().unwrap_or(Path::new("/")), &add)?;
     if args.dry_run {
         let tasks: Vec<_> = tasks
@@ -142,7 +137,10 @@ pub fn run(args: &RunArgs) -> Outcome {
         return Ok(0);
     }
     say_limits(&mut session, &spec);
-    stdio::say(&format!("{run}: {total} tasks of {}; Ctrl-C twice cancels, closing the terminal doesn't", spec.name));
+    stdio::say(&format!(
+        "{run}: {total} tasks of {}; Ctrl-C twice cancels, closing the terminal doesn't",
+        spec.name
+    ));
     follow::to_the_end(session, run, args.json)
 }
 
@@ -172,7 +170,10 @@ fn say_limits(session: &mut Session, spec: &RunSpec) {
     } else {
         " (defaults; [limits] or --memory, --timeout, ... change them)"
     };
-    stdio::say(&format!("limits of each task: {}{note}", limit_flags::in_words(&l.resolve(&info.default_limits))));
+    stdio::say(&format!(
+        "limits of each task: {}{note}",
+        limit_flags::in_words(&l.resolve(&info.default_limits))
+    ));
 }
 
 fn sweep(args: &RunArgs, folder: &Path) -> Result<Sweep, Failure> {
@@ -215,8 +216,9 @@ fn sweep(args: &RunArgs, folder: &Path) -> Result<Sweep, Failure> {
         sweep.python = Some(Located::nowhere(path));
     }
     if let Some(pattern) = &args.task_name {
-        let pattern = Pattern::parse(pattern)
-            .map_err(|what| Failure::usage(format!("--task-name: {what}")).hint("write for example {model}-{lr}"))?;
+        let pattern = Pattern::parse(pattern).map_err(|what| {
+            Failure::usage(format!("--task-name: {what}")).hint("write for example {model}-{lr}")
+        })?;
         sweep.task_name = Some(Located::nowhere(pattern));
     }
     axes(args, &mut sweep.axes)?;
@@ -226,12 +228,15 @@ fn sweep(args: &RunArgs, folder: &Path) -> Result<Sweep, Failure> {
 /// A TOML file says everything itself; a script is a sweep of its own name.
 fn load(args: &RunArgs, folder: &Path) -> Result<Sweep, Failure> {
     let path = &args.file;
-    let is_program = source::is_python(path)
+    let is_program = (source::is_python(path) && path.is_file())
         || (path.extension().is_none_or(|e| e != "toml") && executable(path));
     if !is_program {
         if path.extension().is_none_or(|e| e != "toml") && path.is_file() {
-            return Err(Failure::new(format!("{} is neither a sweep file (.toml), nor a Python script (.py), nor executable", path.display()))
-                .hint(format!("rename it, or chmod +x {}", path.display())));
+            return Err(Failure::new(format!(
+                "{} is neither a sweep file (.toml), nor a Python script (.py), nor executable",
+                path.display()
+            ))
+            .hint(format!("rename it, or chmod +x {}", path.display())));
         }
         return Ok(source::read_sweep(path)?);
     }
@@ -275,7 +280,9 @@ fn axes(args: &RunArgs, axes: &mut Axes) -> Result<(), Failure> {
             random.samples = n;
         }
         if random.params.is_empty() {
-            return Err(Failure::usage("--samples has nothing to draw from").hint("add --random lr=1e-4..1e-1:log"));
+            return Err(
+                Failure::usage("--samples has nothing to draw from").hint("add --random lr=1e-4..1e-1:log")
+            );
         }
         if random.samples == 0 {
             return Err(Failure::usage("--random doesn't say how many to draw").hint("add --samples 100"));

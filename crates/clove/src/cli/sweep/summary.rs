@@ -65,8 +65,15 @@ pub fn text(show: &RunShowReply) -> String {
     let end = i.ended_ms.unwrap_or_else(crate::cli::table::now_ms);
     let took = Elapsed(end.saturating_sub(i.submitted_ms));
     // Writing to a String can't fail.
-    let _ = writeln!(out, "{}  {}  {}: {} in {took}", i.id, Untrusted::new(&i.name), state_word(i.state), counts(i));
-    if !i.message.is_empty() {
+    let _ = writeln!(
+        out,
+        "{}  {}  {}: {} in {took}",
+        i.id,
+        Untrusted::new(&i.name),
+        state_word(i.state),
+        counts(i)
+    );
+    if !i.message.is_empty() && i.message != state_word(i.state) {
         for line in Untrusted::lines_kept(i.message.trim_end()).to_string().lines() {
             let _ = writeln!(out, "  {line}");
         }
@@ -84,7 +91,8 @@ pub fn text(show: &RunShowReply) -> String {
             .iter()
             .take(5)
             .map(|(index, name, seconds)| {
-                let name = if name.is_empty() || *name == index.to_string() { String::new() } else { format!(" {}", Untrusted::new(name)) };
+                let name = which::given_name(i.id, *index, name)
+                    .map_or_else(String::new, |n| format!(" {}", Untrusted::new(n)));
                 format!("#{index}{name} {}", Elapsed((seconds * 1000.0) as u64))
             })
             .collect();
@@ -112,6 +120,12 @@ fn next(show: &RunShowReply) -> String {
     match i.state {
         RunState::Active => format!("clove sweep attach {}", i.id),
         RunState::Interrupted | RunState::Cancelled => format!("clove sweep resume {}", i.id),
+        RunState::Failed => match &show.spec.program {
+            Program::Warm(_) => {
+                "mend the script, or name another interpreter (--python), and run it again".into()
+            }
+            Program::Cold { .. } => "mend the program, and run it again".into(),
+        },
         _ if failed > 0 => format!(
             "clove sweep results {id} --failed; clove sweep inspect {id} N; clove sweep resume {id} --failed",
             id = i.id

@@ -32,7 +32,8 @@ pub fn run(args: &InspectArgs) -> Outcome {
     let index = which::task(&mut session, run, &args.task)?;
     let page = session.call(&RunTasks { run, from: index, max: Some(1), full: true })?;
     let Some(task) = page.tasks.into_iter().find(|t| t.index == index) else {
-        return Err(Failure::new(format!("{run} has no task {index} (E0204)")).hint(format!("clove sweep results {run}")));
+        return Err(Failure::new(format!("{run} has no task {index} (E0204)"))
+            .hint(format!("clove sweep results {run}")));
     };
     if args.json {
         json::print(&task);
@@ -45,7 +46,14 @@ pub fn run(args: &InspectArgs) -> Outcome {
 fn text(t: &TaskInfo) -> String {
     let mut out = String::new();
     // Writing to a String can't fail.
-    let _ = writeln!(out, "{}  {}  {}, attempts: {}", t.id, Untrusted::new(&t.name), state_word(t.state), t.attempts);
+    let _ = writeln!(
+        out,
+        "{}  {}  {}, attempts: {}",
+        t.id,
+        Untrusted::new(&t.name),
+        state_word(t.state),
+        t.attempts
+    );
     if let Some(agent) = &t.agent {
         let pid = t.pid.map(|p| format!(" (pid {p})")).unwrap_or_default();
         let _ = writeln!(out, "  agent     {}{pid}", Untrusted::new(agent));
@@ -63,7 +71,13 @@ fn text(t: &TaskInfo) -> String {
         block(&mut out, &e.traceback);
     }
     for c in &t.certificates {
-        let _ = writeln!(out, "  attempt {} ended after {}: {}", c.attempt, Elapsed(c.wall_ms()), ending::last_line(c));
+        let _ = writeln!(
+            out,
+            "  attempt {} ended after {}: {}",
+            c.attempt,
+            Elapsed(c.wall_ms()),
+            ending::last_line(c)
+        );
         let _ = writeln!(
             out,
             "    agent {}, peak memory {} of {}, CPU {:.2} s",

@@ -17,7 +17,12 @@ pub fn digest(interpreter: &[String], folder: &Path, also: &[&str]) -> String {
     collect(folder, folder, 0, &mut lines);
     lines.sort();
     let mut h = Sha256::new();
-    for part in interpreter.iter().map(String::as_str).chain(also.iter().copied()).chain(lines.iter().map(String::as_str)) {
+    for part in interpreter
+        .iter()
+        .map(String::as_str)
+        .chain(also.iter().copied())
+        .chain(lines.iter().map(String::as_str))
+    {
         h.update(part.as_bytes());
         h.update([0]);
     }
@@ -38,7 +43,8 @@ fn collect(root: &Path, dir: &Path, depth: usize, out: &mut Vec<String>) {
         let Ok(kind) = entry.file_type() else { continue };
         let path = entry.path();
         if kind.is_dir() {
-            let skip = name.starts_with('.') || SKIPPED.contains(&name.as_ref()) || path.join("pyvenv.cfg").exists();
+            let skip =
+                name.starts_with('.') || SKIPPED.contains(&name.as_ref()) || path.join("pyvenv.cfg").exists();
             if depth < DEEPEST && !skip {
                 collect(root, &path, depth + 1, out);
             }

@@ -37,7 +37,9 @@ pub fn run(args: &WatchArgs) -> Outcome {
         }
         let over = reply.info.state != RunState::Active;
         if changed || over {
-            json::print_line(&json!({"kind": "run", "id": reply.info.id, "version": since, "run": reply.info}));
+            json::print_line(
+                &json!({"kind": "run", "id": reply.info.id, "version": since, "run": reply.info}),
+            );
         }
         if over && reply.tasks.len() < 1000 {
             return Ok(0);

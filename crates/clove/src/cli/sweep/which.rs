@@ -24,7 +24,11 @@ pub fn run(session: &mut Session, text: &str) -> Result<RunId, Failure> {
         runs.iter().filter(|r| r.name == text).map(|r| r.id).max()
     };
     found.ok_or_else(|| {
-        let what = if text == "last" { "there is no sweep yet".to_owned() } else { format!("there is no sweep `{text}` (E0202)") };
+        let what = if text == "last" {
+            "there is no sweep yet".to_owned()
+        } else {
+            format!("there is no sweep `{text}` (E0202)")
+        };
         Failure::new(what).hint("`clove sweep ls` lists sweeps by id (r3) and name")
     })
 }
@@ -55,7 +59,12 @@ pub fn task(session: &mut Session, run: RunId, text: &str) -> Result<TaskIndex, 
 ///
 /// # Errors
 /// There is no such run, or the kernel is gone.
-pub fn pages(session: &mut Session, run: RunId, full: bool, mut each: impl FnMut(TaskInfo)) -> Result<(), Failure> {
+pub fn pages(
+    session: &mut Session,
+    run: RunId,
+    full: bool,
+    mut each: impl FnMut(TaskInfo),
+) -> Result<(), Failure> {
     let mut from = 0;
     loop {
         let page = session.call(&RunTasks { run, from, max: Some(500), full })?;
@@ -65,4 +74,10 @@ pub fn pages(session: &mut Session, run: RunId, full: bool, mut each: impl FnMut
             _ => return Ok(()),
         }
     }
+}
+
+/// The name that somebody gave a task; none when the kernel made one from its number.
+pub fn given_name(run: RunId, index: TaskIndex, name: &str) -> Option<&str> {
+    let made = name.is_empty() || name == index.to_string() || name == format!("{run}-{index}");
+    (!made).then_some(name)
 }

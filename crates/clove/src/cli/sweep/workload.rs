@@ -42,19 +42,16 @@ pub fn spec(sweep: &Sweep, home_folder: &Path, add: &Additions<'_>) -> Result<Ru
         mounts.push(m.value.clone());
     }
     mounts.extend(visibility::from_flags(add.mounts, &add.folder)?);
-    let path_variable = environment::of_caller("PATH").unwrap_or_else(|| environment::DEFAULT_PATH.to_owned());
+    let path_variable =
+        environment::of_caller("PATH").unwrap_or_else(|| environment::DEFAULT_PATH.to_owned());
     let started = match &sweep.entry {
         Entry::Script(s) if source::is_python(&s.value) => warm(sweep, &s.value, &folder, &path_variable)?,
         Entry::Script(s) => cold(&[s.value.display().to_string()], &folder, &path_variable)?,
         Entry::Command(c) => cold(&c.value, &folder, &path_variable)?,
     };
     mounts.extend(started.mounts);
-    let wishes = Wishes {
-        path_folders: &started.path_folders,
-        interpreter: &started.env,
-        tty: false,
-        flags: add.env,
-    };
+    let wishes =
+        Wishes { path_folders: &started.path_folders, interpreter: &started.env, tty: false, flags: add.env };
     let mut env = environment::build(&wishes, environment::of_caller)?;
     let from_flags: Vec<&str> = add.env.iter().map(|f| f.split('=').next().unwrap_or(f)).collect();
     for (name, value) in &sweep.env {
@@ -116,7 +113,11 @@ fn interpreter_of(sweep: &Sweep, folder: &Path, path_variable: &str) -> Result<P
         _ => ("python3".to_owned(), "PATH"),
     };
     let python = interpreter::python(&name, path_variable, folder).map_err(|e| {
-        let hint = if e.hint.is_empty() { "install python3, or name one: --python .venv/bin/python".to_owned() } else { e.hint.clone() };
+        let hint = if e.hint.is_empty() {
+            "install python3, or name one: --python .venv/bin/python".to_owned()
+        } else {
+            e.hint.clone()
+        };
         Failure::new(e.what).why(format!("it was to be the sweep's interpreter (from {from})")).hint(hint)
     })?;
     if (python.version.0, python.version.1) < OLDEST_PYTHON {
