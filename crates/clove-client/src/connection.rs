@@ -163,8 +163,10 @@ impl Client {
         let lost = |source| ClientError::Lost { doing: "waiting for an answer", source };
         let mut head = [0u8; HEADER_LEN];
         self.stream.read_exact(&mut head).map_err(lost)?;
-        let header = Header::decode(&head)
-            .map_err(|e| ClientError::Garbled { call, what: format!("{e} (a kernel of another version?)") })?;
+        let header = Header::decode(&head).map_err(|e| ClientError::Garbled {
+            call,
+            what: format!("{e} (a kernel of another version?)"),
+        })?;
         if header.flags & FLAG_REPLY == 0 {
             return Err(ClientError::Garbled { call, what: "it isn't a reply".into() });
         }

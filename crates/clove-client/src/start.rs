@@ -268,9 +268,7 @@ fn spawn_kernel(options: &StartOptions, deadline: Instant) -> Result<StartOutcom
     drop(writer);
     let said = read_until(reader, deadline).map_err(io("waiting for the kernel"))?;
     match said {
-        None => {
-            Err(StartError::TooSlow { after: options.deadline, log: options.paths.kernel_log() })
-        }
+        None => Err(StartError::TooSlow { after: options.deadline, log: options.paths.kernel_log() }),
         Some(text) if text.starts_with('1') => Ok(StartOutcome::Ready),
         Some(text) => {
             let ended = child.wait().map_err(io("waiting for the kernel"))?;

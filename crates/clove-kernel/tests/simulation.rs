@@ -437,6 +437,7 @@ fn stale_ids_are_told_dead_and_never_reach_a_successor() {
             name: Some(name.into()),
             argv: vec!["/bin/true".into()],
             remove: true,
+            attached: true,
             ..ProcSpawn::default()
         })
     };

@@ -27,10 +27,7 @@ impl Axes {
     pub fn count(&self) -> Option<usize> {
         let list = self.list.as_ref().map_or(1, Vec::len);
         let random = self.random.as_ref().map_or(1, |r| r.samples);
-        self.grid
-            .iter()
-            .try_fold(list, |n, (_, values)| n.checked_mul(values.len()))?
-            .checked_mul(random)
+        self.grid.iter().try_fold(list, |n, (_, values)| n.checked_mul(values.len()))?.checked_mul(random)
     }
 
     /// A key that two of them set, which would hide one.
@@ -92,8 +89,7 @@ mod tests {
     #[test]
     fn the_last_key_changes_fastest() {
         let axes = Axes { grid: grid(&[("z", 2), ("a", 2)]), ..Axes::default() };
-        let all: Vec<Value> =
-            axes.configurations(0).expect("few").into_iter().map(Value::Object).collect();
+        let all: Vec<Value> = axes.configurations(0).expect("few").into_iter().map(Value::Object).collect();
         assert_eq!(
             all,
             [json!({"z":0,"a":0}), json!({"z":0,"a":1}), json!({"z":1,"a":0}), json!({"z":1,"a":1})]

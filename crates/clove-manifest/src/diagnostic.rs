@@ -111,7 +111,12 @@ impl fmt::Display for Diagnostic {
                 let margin = " ".repeat(p.line.to_string().len());
                 let before = " ".repeat(p.column - 1 - from);
                 let carets = "^".repeat(p.width.min(SHOWN.saturating_sub(p.column - 1 - from)).max(1));
-                write!(f, "\n  {margin} |\n  {} | {}\n  {margin} | {before}{carets}", p.line, shown.trim_end())?;
+                write!(
+                    f,
+                    "\n  {margin} |\n  {} | {}\n  {margin} | {before}{carets}",
+                    p.line,
+                    shown.trim_end()
+                )?;
             }
         }
         if !self.expected.is_empty() {
@@ -134,7 +139,9 @@ mod tests {
     #[test]
     fn it_points_at_the_place() {
         let text = "a = 1\nmemory = 512\n";
-        let d = Diagnostic::new("s.toml", "memory has no unit").at(Some(Place::of(text, 15..18))).hint("write \"512m\"");
+        let d = Diagnostic::new("s.toml", "memory has no unit")
+            .at(Some(Place::of(text, 15..18)))
+            .hint("write \"512m\"");
         assert_eq!(
             d.to_string(),
             "s.toml:2:10: memory has no unit\n    |\n  2 | memory = 512\n    |          ^^^\n  try: write \"512m\""

@@ -54,7 +54,10 @@ pub fn grid(text: &str) -> Result<(String, Vec<Value>), BadQuantity> {
     }
     let parts = split_commas(values);
     if parts.iter().any(|p| p.trim().is_empty()) {
-        return bad(format!("`--grid {text}` has an empty value between commas"), "write \"\" for empty text");
+        return bad(
+            format!("`--grid {text}` has an empty value between commas"),
+            "write \"\" for empty text",
+        );
     }
     Ok((key.to_owned(), parts.into_iter().map(value).collect()))
 }
@@ -201,7 +204,9 @@ fn long_mount(text: &str, example: &str) -> Result<Mount, BadQuantity> {
         let (key, value) = field.split_once('=').unwrap_or((field, ""));
         match (key, value) {
             ("type", "bind") => {}
-            ("type", other) => return bad(format!("there are no mounts of type `{other}`, only bind"), example),
+            ("type", other) => {
+                return bad(format!("there are no mounts of type `{other}`, only bind"), example);
+            }
             ("source" | "src", v) => v.clone_into(&mut m.source),
             ("target" | "dst" | "destination", v) => v.clone_into(&mut m.target),
             ("readonly" | "ro", "" | "true" | "1") | ("rw" | "writable", "false") => m.writable = false,
@@ -243,7 +248,10 @@ mod tests {
         ] {
             assert_eq!(value(text), v, "{text}");
         }
-        assert_eq!(grid("k=[1,2],[3],\"a,b\""), Ok(("k".into(), vec![json!([1, 2]), json!([3]), json!("a,b")])));
+        assert_eq!(
+            grid("k=[1,2],[3],\"a,b\""),
+            Ok(("k".into(), vec![json!([1, 2]), json!([3]), json!("a,b")]))
+        );
         for wrong in ["k", "=1", "k=", "k=1,,2", "k=1,"] {
             assert!(grid(wrong).is_err(), "{wrong}");
         }
@@ -252,7 +260,10 @@ mod tests {
     #[test]
     fn draws_are_read() {
         assert_eq!(random("d=1..10"), Ok(("d".into(), Draw::Int { min: 1, max: 10 })));
-        assert_eq!(random("l=1e-4..1e-1:log"), Ok(("l".into(), Draw::Float { min: 1e-4, max: 1e-1, log: true })));
+        assert_eq!(
+            random("l=1e-4..1e-1:log"),
+            Ok(("l".into(), Draw::Float { min: 1e-4, max: 1e-1, log: true }))
+        );
         assert_eq!(random("o=a|b"), Ok(("o".into(), Draw::Choice(vec![json!("a"), json!("b")]))));
         for wrong in ["x", "=1..2", "x=", "x=2..1", "x=0..1:log", "x=1..2:cube", "x=a..b"] {
             assert!(random(wrong).is_err(), "{wrong}");
@@ -263,7 +274,9 @@ mod tests {
     fn lists_come_as_an_array_or_as_lines() {
         assert_eq!(list("[{\"a\":1}]").expect("array").len(), 1);
         assert_eq!(list("{\"a\":1}\n\n{\"a\":2}\n").expect("lines").len(), 2);
-        for (wrong, part) in [("[1]", "entry 0"), ("{\"a\":1}\n{", "line 2"), ("", "no configurations"), ("[", "JSON")] {
+        for (wrong, part) in
+            [("[1]", "entry 0"), ("{\"a\":1}\n{", "line 2"), ("", "no configurations"), ("[", "JSON")]
+        {
             assert!(list(wrong).expect_err(wrong).what.contains(part), "{wrong}");
         }
     }
@@ -278,7 +291,9 @@ mod tests {
         assert_eq!(mount("./data:rw"), m("./data", "", true));
         assert_eq!(mount("type=bind,source=/a,target=/b,readonly"), m("/a", "/b", false));
         assert_eq!(mount("src=/a,dst=/b,rw"), m("/a", "/b", true));
-        for wrong in ["", ":", ":/x", "/a:b", "/a:/b:rx", "/a:/b:/c:rw", "type=tmpfs,src=/a", "src=", "src=/a,x=1"] {
+        for wrong in
+            ["", ":", ":/x", "/a:b", "/a:/b:rx", "/a:/b:/c:rw", "type=tmpfs,src=/a", "src=", "src=/a,x=1"]
+        {
             assert!(mount(wrong).is_err(), "{wrong}");
         }
     }

@@ -44,7 +44,9 @@ impl Draw {
         // 53 bits: every value of a double in [0, 1) on an even grid.
         let unit = (bits >> 11) as f64 / (1u64 << 53) as f64;
         match self {
-            Draw::Float { min, max, log: false } => float::to_json((min + unit * (max - min)).clamp(*min, *max)),
+            Draw::Float { min, max, log: false } => {
+                float::to_json((min + unit * (max - min)).clamp(*min, *max))
+            }
             Draw::Float { min, max, log: true } => {
                 let (a, b) = (min.ln(), max.ln());
                 float::to_json((a + unit * (b - a)).exp().clamp(*min, *max))

@@ -79,9 +79,7 @@ impl<'d, 't> Section<'d, 't> {
 
     /// An error at a value: it should have been something else.
     pub fn mistyped(&self, key: &str, v: Found<'_>, expected: &str) -> Diagnostic {
-        self.doc
-            .error(v.span(), format!("`{key}` is {}", kind(v.get_ref())))
-            .expected(expected)
+        self.doc.error(v.span(), format!("`{key}` is {}", kind(v.get_ref()))).expected(expected)
     }
 
     /// A string.
@@ -190,12 +188,9 @@ impl<'d, 't> Section<'d, 't> {
         match self.get(key) {
             None => Ok(None),
             Some(v) => match v.get_ref() {
-                DeValue::Table(table) => Ok(Some(Section {
-                    doc: self.doc,
-                    name: key,
-                    table,
-                    span_start: v.span().start,
-                })),
+                DeValue::Table(table) => {
+                    Ok(Some(Section { doc: self.doc, name: key, table, span_start: v.span().start }))
+                }
                 _ => Err(self.mistyped(key, v, &format!("a table: [{key}], or {key} = {{ ... }}"))),
             },
         }

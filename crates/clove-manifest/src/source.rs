@@ -64,12 +64,12 @@ fn unreadable(origin: &str, what: &str, path: &Path, e: &io::Error) -> Diagnosti
                 None => d,
             }
         }
-        io::ErrorKind::PermissionDenied => {
-            Diagnostic::new(origin, "it can't be read: permission denied").hint("chmod u+r on it, or on its folder")
-        }
+        io::ErrorKind::PermissionDenied => Diagnostic::new(origin, "it can't be read: permission denied")
+            .hint("chmod u+r on it, or on its folder"),
         io::ErrorKind::IsADirectory => Diagnostic::new(origin, "it is a folder").expected(what.to_owned()),
         io::ErrorKind::FileTooLarge => {
-            Diagnostic::new(origin, format!("it is larger than {} MiB", LONGEST >> 20)).expected(what.to_owned())
+            Diagnostic::new(origin, format!("it is larger than {} MiB", LONGEST >> 20))
+                .expected(what.to_owned())
         }
         _ => Diagnostic::new(origin, format!("it can't be read: {e}")),
     }
@@ -89,8 +89,9 @@ fn similar(path: &Path) -> Option<PathBuf> {
 
 /// The absolute folder that a sweep file's paths are relative to.
 fn folder_of(path: &Path) -> Result<PathBuf, Diagnostic> {
-    let real = std::path::absolute(path)
-        .map_err(|e| Diagnostic::new(path.display().to_string(), format!("its folder can't be found: {e}")))?;
+    let real = std::path::absolute(path).map_err(|e| {
+        Diagnostic::new(path.display().to_string(), format!("its folder can't be found: {e}"))
+    })?;
     Ok(real.parent().unwrap_or(Path::new("/")).to_owned())
 }
 
@@ -177,13 +178,19 @@ fn check_script(path: &Path, origin: &str, place: Option<Box<Place>>) -> Result<
         }
         Err(e) => return Err(wrong(format!("the script {name} can't be read: {e}"))),
         Ok(m) if m.is_dir() => {
-            return Err(wrong(format!("the script {name} is a folder")).expected("a Python file, or a program"));
+            return Err(
+                wrong(format!("the script {name} is a folder")).expected("a Python file, or a program")
+            );
         }
         Ok(_) => {}
     }
     // root may read everything, so ask for the bits and not for the access.
     let bytes = fs::read(path).map_err(|e| {
-        let words = if e.kind() == io::ErrorKind::PermissionDenied { "permission denied".into() } else { e.to_string() };
+        let words = if e.kind() == io::ErrorKind::PermissionDenied {
+            "permission denied".into()
+        } else {
+            e.to_string()
+        };
         wrong(format!("the script {name} can't be read: {words}")).hint(format!("chmod u+r {name}"))
     })?;
     if is_python(path) {

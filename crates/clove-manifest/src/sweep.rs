@@ -107,8 +107,9 @@ impl Sweep {
     pub fn tasks(&self) -> Result<Vec<TaskSpec>, Diagnostic> {
         let wrong = |what: String| Diagnostic::new(&self.origin, what).at(self.axes_place.clone());
         if self.axes.is_empty() {
-            return Err(wrong("the sweep has no configurations".into())
-                .hint("add a [grid], a [[list]] or a [random] section; on the command line --grid lr=0.1,0.01"));
+            return Err(wrong("the sweep has no configurations".into()).hint(
+                "add a [grid], a [[list]] or a [random] section; on the command line --grid lr=0.1,0.01",
+            ));
         }
         if let Some(key) = self.axes.collision() {
             return Err(wrong(format!("`{key}` is set by more than one of grid, list and random"))
@@ -165,9 +166,9 @@ impl Sweep {
                         (_, None) => format!("task {index} has no `{k}` to tell how long it takes"),
                         (_, Some(v)) => format!("`{k}` of task {index} is {v}, not a number of seconds"),
                     };
-                    return Err(Diagnostic::new(&self.origin, what)
-                        .at(e.place.clone())
-                        .hint("name a key that is a number in every configuration, or leave expected_s out"));
+                    return Err(Diagnostic::new(&self.origin, what).at(e.place.clone()).hint(
+                        "name a key that is a number in every configuration, or leave expected_s out",
+                    ));
                 }
             },
         };

@@ -18,12 +18,29 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 const KEYS: &[&str] = &[
-    "name", "script", "command", "python", "jobs", "seed", "priority", "reuse", "on_oom", "task_name", "expected_s",
-    "notify", "grid", "list", "random", "limits", "retry", "env", "mounts", "template",
+    "name",
+    "script",
+    "command",
+    "python",
+    "jobs",
+    "seed",
+    "priority",
+    "reuse",
+    "on_oom",
+    "task_name",
+    "expected_s",
+    "notify",
+    "grid",
+    "list",
+    "random",
+    "limits",
+    "retry",
+    "env",
+    "mounts",
+    "template",
 ];
-const LIMITS: &[&str] = &[
-    "memory", "memory_reserve", "cpus", "cpu_weight", "pids", "disk", "nofile", "timeout", "output",
-];
+const LIMITS: &[&str] =
+    &["memory", "memory_reserve", "cpus", "cpu_weight", "pids", "disk", "nofile", "timeout", "output"];
 
 /// Words that people try at the top of the file.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -130,9 +147,9 @@ pub fn parse(text: &str, origin: &str) -> Result<Sweep, Diagnostic> {
         Some((pattern, span)) => match Pattern::parse(&pattern) {
             Ok(value) => Some(Located { value, place: place(span) }),
             Err(what) => {
-                return Err(doc
-                    .error(span, format!("`task_name`: {what}"))
-                    .expected("a pattern such as \"{target}-{model}\", with keys of the configuration in braces"));
+                return Err(doc.error(span, format!("`task_name`: {what}")).expected(
+                    "a pattern such as \"{target}-{model}\", with keys of the configuration in braces",
+                ));
             }
         },
     };
@@ -157,7 +174,9 @@ fn in_plain_words(message: &str, text: &str, span: &Range<usize>) -> (String, St
         return ("this is no line of TOML".into(), "it looks like YAML: write key = value".into());
     }
     let begins_like_text = word.starts_with(|c: char| c.is_alphabetic() || "./~_".contains(c));
-    if bare && begins_like_text && message.starts_with("invalid") || message.starts_with("string values must be quoted") {
+    if bare && begins_like_text && message.starts_with("invalid")
+        || message.starts_with("string values must be quoted")
+    {
         let hint = match word {
             "True" | "False" | "TRUE" | "FALSE" => "write true or false in small letters".into(),
             "None" | "null" | "nil" => "TOML has no empty value: leave the key out, or write \"\"".into(),
@@ -169,7 +188,10 @@ fn in_plain_words(message: &str, text: &str, span: &Range<usize>) -> (String, St
         return ("the text that begins in this line has no closing quote".into(), "end it with \"".into());
     }
     if message.starts_with("missing comma between array elements") {
-        return ("the list before this isn't closed".into(), "end it with ], or put a comma between its values".into());
+        return (
+            "the list before this isn't closed".into(),
+            "end it with ], or put a comma between its values".into(),
+        );
     }
     let message = message.lines().collect::<Vec<_>>().join(", ");
     (format!("this isn't TOML: {message}"), String::new())
@@ -288,7 +310,10 @@ fn retry(s: &Section<'_, '_>) -> Result<Retry, Diagnostic> {
         &["deaths", "failures", "backoff", "backoff_max"],
         &[
             ("max", "write deaths = N (crashes, OOM, timeouts) and failures = N (exceptions, exit codes)"),
-            ("attempts", "write deaths = N (crashes, OOM, timeouts) and failures = N (exceptions, exit codes)"),
+            (
+                "attempts",
+                "write deaths = N (crashes, OOM, timeouts) and failures = N (exceptions, exit codes)",
+            ),
             ("count", "write deaths = N (crashes, OOM, timeouts) and failures = N (exceptions, exit codes)"),
         ],
     )?;
@@ -356,7 +381,10 @@ fn setup(s: &Section<'_, '_>) -> Result<Option<String>, Diagnostic> {
     if good {
         Ok(Some(text))
     } else {
-        Err(s.doc.error(span, format!("`setup = \"{text}\"` names no function")).expected("\"module:function\""))
+        Err(s
+            .doc
+            .error(span, format!("`setup = \"{text}\"` names no function"))
+            .expected("\"module:function\""))
     }
 }
 
@@ -369,8 +397,7 @@ fn mounts(top: &Section<'_, '_>) -> Result<Vec<Located<Mount>>, Diagnostic> {
     for item in items {
         let (mount, span) = match item.get_ref() {
             DeValue::String(text) => {
-                let m = crate::flags::mount(text)
-                    .map_err(|e| doc.error(item.span(), e.what).hint(e.hint))?;
+                let m = crate::flags::mount(text).map_err(|e| doc.error(item.span(), e.what).hint(e.hint))?;
                 (m, item.span())
             }
             DeValue::Table(table) => {
@@ -422,7 +449,13 @@ fn expected(top: &Section<'_, '_>) -> Result<Option<Located<Expected>>, Diagnost
         DeValue::String(key) => Expected::Key(key.to_string()),
         other => match as_number(other) {
             Some(s) if s.is_finite() && s >= 0.0 => Expected::Seconds(s),
-            _ => return Err(top.mistyped("expected_s", v, "a number of seconds, or the name of a key that has it")),
+            _ => {
+                return Err(top.mistyped(
+                    "expected_s",
+                    v,
+                    "a number of seconds, or the name of a key that has it",
+                ));
+            }
         },
     };
     Ok(Some(Located { value, place: Some(Place::of(top.doc.text, v.span())) }))
@@ -490,15 +523,19 @@ fn random(s: &Section<'_, '_>) -> Result<Random, Diagnostic> {
     let here = s.span_start..s.span_start + "random".len();
     s.only(
         &["samples", "params"],
-        &[("seed", "it belongs to the top of the file"), ("n", "write samples = 100"), ("count", "write samples = 100")],
+        &[
+            ("seed", "it belongs to the top of the file"),
+            ("n", "write samples = 100"),
+            ("count", "write samples = 100"),
+        ],
     )?;
-    let samples = s
-        .integer("samples", 1, crate::MAX_TASKS as i128)?
-        .ok_or_else(|| doc.error(here.clone(), "[random] doesn't say how many").hint("write samples = 100"))?;
-    let params = s
-        .section("params")?
-        .filter(|p| !p.table.is_empty())
-        .ok_or_else(|| doc.error(here, "[random] has no parameters").hint("write [random.params] with lr = { min = 1e-4, max = 1e-1, scale = \"log\" }"))?;
+    let samples = s.integer("samples", 1, crate::MAX_TASKS as i128)?.ok_or_else(|| {
+        doc.error(here.clone(), "[random] doesn't say how many").hint("write samples = 100")
+    })?;
+    let params = s.section("params")?.filter(|p| !p.table.is_empty()).ok_or_else(|| {
+        doc.error(here, "[random] has no parameters")
+            .hint("write [random.params] with lr = { min = 1e-4, max = 1e-1, scale = \"log\" }")
+    })?;
     let mut out = Random { samples: samples as usize, params: Vec::new() };
     for (key, v) in params.in_order() {
         let name = key.get_ref().as_ref();
@@ -511,11 +548,15 @@ fn random(s: &Section<'_, '_>) -> Result<Random, Diagnostic> {
     Ok(out)
 }
 
-const DRAWS: &str = "{ min = 1e-4, max = 1e-1, scale = \"log\" }, { int = [1, 10] } or { choice = [\"a\", \"b\"] }";
+const DRAWS: &str =
+    "{ min = 1e-4, max = 1e-1, scale = \"log\" }, { int = [1, 10] } or { choice = [\"a\", \"b\"] }";
 
 fn draw(p: &Section<'_, '_>, span: Range<usize>) -> Result<Draw, Diagnostic> {
     let doc = p.doc;
-    p.only(&["min", "max", "scale", "int", "choice"], &[("log", "write scale = \"log\""), ("values", "write choice = [...]")])?;
+    p.only(
+        &["min", "max", "scale", "int", "choice"],
+        &[("log", "write scale = \"log\""), ("values", "write choice = [...]")],
+    )?;
     let ways = usize::from(p.get("int").is_some())
         + usize::from(p.get("choice").is_some())
         + usize::from(p.get("min").is_some() || p.get("max").is_some());
@@ -557,7 +598,9 @@ fn draw(p: &Section<'_, '_>, span: Range<usize>) -> Result<Draw, Diagnostic> {
         Some((word, _)) if word == "linear" => false,
         Some((word, _)) if word == "log" => true,
         Some((word, span)) => {
-            return Err(doc.error(span, format!("`scale = \"{word}\"` isn't known")).expected("\"linear\" or \"log\""));
+            return Err(doc
+                .error(span, format!("`scale = \"{word}\"` isn't known"))
+                .expected("\"linear\" or \"log\""));
         }
     };
     if log && min <= 0.0 {

@@ -34,7 +34,9 @@ pub fn parse_bytes(text: &str) -> Result<u64, BadQuantity> {
         "" => {
             return bad(
                 format!("`{text}` has no unit"),
-                format!("write \"{number}m\" for mebibytes, \"{number}g\" for gibibytes or \"{number}b\" for bytes"),
+                format!(
+                    "write \"{number}m\" for mebibytes, \"{number}g\" for gibibytes or \"{number}b\" for bytes"
+                ),
             );
         }
         "b" | "byte" | "bytes" => 1,
@@ -67,7 +69,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, BadQuantity> {
 /// # Errors
 /// What is wrong, and an example.
 pub fn parse_duration_ms(text: &str) -> Result<u64, BadQuantity> {
-    const EXAMPLE: &str = "write a number and a unit: \"90s\", \"10m\", \"1h30m\", \"500ms\" (ms, s, m, h, d)";
+    const EXAMPLE: &str =
+        "write a number and a unit: \"90s\", \"10m\", \"1h30m\", \"500ms\" (ms, s, m, h, d)";
     let t = text.trim();
     if t.starts_with('-') {
         return bad(format!("`{text}` is negative"), EXAMPLE);
@@ -141,7 +144,8 @@ fn split_number(t: &str) -> (&str, &str) {
     let mut end = t.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(t.len());
     // `1e3m` is not worth supporting, but `1_000m` is.
     while t[end..].starts_with('_') {
-        end += 1 + t[end + 1..].find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(t.len() - end - 1);
+        end +=
+            1 + t[end + 1..].find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(t.len() - end - 1);
     }
     let (number, unit) = t.split_at(end);
     (number, unit.trim_start())
@@ -212,7 +216,9 @@ mod tests {
         }
         let e = parse_bytes("512").expect_err("no unit");
         assert!(e.hint.contains("\"512m\""), "{e:?}");
-        for wrong in ["", "m", "512q", "-5m", "50%", "0m", "1.2.3m", "99999999999t", "five", "512mm", "_m", "1__m"] {
+        for wrong in
+            ["", "m", "512q", "-5m", "50%", "0m", "1.2.3m", "99999999999t", "five", "512mm", "_m", "1__m"]
+        {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }
     }
@@ -231,7 +237,9 @@ mod tests {
         ] {
             assert_eq!(parse_duration_ms(text), Ok(ms), "{text}");
         }
-        for wrong in ["", "10", "1h30", "m", "-1s", "0s", "30m1h", "1s1s", "10x", "1.2.3s", "1e9d", "99999999999999d"] {
+        for wrong in
+            ["", "10", "1h30", "m", "-1s", "0s", "30m1h", "1s1s", "10x", "1.2.3s", "1e9d", "99999999999999d"]
+        {
             assert!(parse_duration_ms(wrong).is_err(), "{wrong}");
         }
     }

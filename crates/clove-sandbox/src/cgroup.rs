@@ -57,6 +57,8 @@ pub trait Backend {
     fn processes(&self, group: &Group) -> Vec<i32>;
     /// True when nothing of it is left; false when it must be tried again a little later.
     fn remove(&self, group: &Group) -> bool;
+    /// Removes the folder that holds the groups, when it is empty. Nothing can be made in it afterwards.
+    fn remove_folder(&self);
     /// Names of all groups there are.
     fn groups(&self) -> Vec<Group>;
     /// The group's line in /proc/PID/cgroup for each hierarchy: (controllers, path).

@@ -8,6 +8,7 @@ pub mod host;
 pub mod launcher;
 pub mod link;
 pub mod plan;
+pub mod probe;
 pub mod protocol;
 pub mod seccomp;
 mod compile;

@@ -123,7 +123,7 @@ fn small_files_and_the_scratch_folder_reach_the_program(rig: &mut Rig) {
     assert_eq!(fds.len(), 2);
     let scratch = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fds[1]));
     let old = Path::new(&scratch).join("checkpoint/old");
-    clove_sys::fsids::with_file_ids(uid, || std::fs::write(&old, "old\n")).unwrap();
+    clove_sys::fsuid::with_fsuid(uid, uid, || std::fs::write(&old, "old\n")).unwrap().unwrap();
     rig.send(Request::Start { token }, &[]);
     assert!(matches!(rig.expect_end(token), Event::Exited { status: Status::Code(0), .. }), "{}", rig::text(out));
     assert_eq!(rig::text(out), "{}xold\n1000\ntest-1\n");

@@ -8,7 +8,6 @@ pub mod clone;
 pub mod embryo;
 pub mod fsuid;
 pub mod inherit;
-pub mod fsids;
 pub mod landlock;
 pub mod launcher_fork;
 pub mod loopback;

@@ -140,7 +140,20 @@ fn data_goes_to_stdout_and_is_what_it_says() {
 fn a_dry_run_says_what_would_be_run() {
     let room = Room::new();
     let out = room.clove(&[
-        "sweep", "run", "good.toml", "--dry-run", "--grid", "depth=1,2", "-m", "256m", "-e", "A=1", "--seed", "5", "-j", "3",
+        "sweep",
+        "run",
+        "good.toml",
+        "--dry-run",
+        "--grid",
+        "depth=1,2",
+        "-m",
+        "256m",
+        "-e",
+        "A=1",
+        "--seed",
+        "5",
+        "-j",
+        "3",
     ]);
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let v: serde_json::Value = serde_json::from_slice(&out.stdout).expect("json");

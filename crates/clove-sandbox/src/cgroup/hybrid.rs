@@ -191,6 +191,12 @@ impl Backend for Hybrid {
         left == 0
     }
 
+    fn remove_folder(&self) {
+        for t in self.trees() {
+            files::remove(&t.folder);
+        }
+    }
+
     fn groups(&self) -> Vec<Group> {
         let mut names: Vec<String> = self.trees().iter().flat_map(|t| files::below(&t.folder)).collect();
         names.sort();

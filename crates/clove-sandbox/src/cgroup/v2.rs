@@ -161,6 +161,10 @@ impl Backend for V2 {
         files::remove(&self.group(group))
     }
 
+    fn remove_folder(&self) {
+        files::remove(&self.folder);
+    }
+
     fn groups(&self) -> Vec<Group> {
         files::below(&self.folder).into_iter().map(Group).collect()
     }

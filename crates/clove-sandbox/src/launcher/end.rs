@@ -210,6 +210,7 @@ impl Launcher {
         for _ in 0..50 {
             self.retry_removals();
             if self.removals.is_empty() {
+                self.cgroups.remove_folder();
                 return;
             }
             std::thread::sleep(FIRST_WAIT);

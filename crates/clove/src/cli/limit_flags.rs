@@ -7,34 +7,33 @@ use clove_manifest::units::{BadQuantity, Bytes, Elapsed, parse_bytes, parse_cpus
 
 /// What an agent may use. What isn't given gets the kernel's default.
 #[derive(Args, Clone, Debug, Default)]
-#[command(next_help_heading = "Limits")]
 pub struct LimitFlags {
     /// Memory, files in its own folders included; no swap. For example 512m or 2g
-    #[arg(long, short = 'm', value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, help_heading = "Limits", short = 'm', value_name = "SIZE", value_parser = bytes)]
     pub memory: Option<u64>,
     /// Memory that is set aside for it when it starts; as much as --memory when absent
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, help_heading = "Limits", value_name = "SIZE", value_parser = bytes)]
     pub memory_reserve: Option<u64>,
     /// CPUs, as a quota: 0.5 is half of one
-    #[arg(long, visible_alias = "cpu", value_name = "N", value_parser = cpus)]
+    #[arg(long, help_heading = "Limits", visible_alias = "cpu", value_name = "N", value_parser = cpus)]
     pub cpus: Option<u32>,
     /// Share of the CPUs when they are all busy, 1 to 10000; 100 is usual
-    #[arg(long, visible_alias = "cpu-shares", value_name = "N")]
+    #[arg(long, help_heading = "Limits", visible_alias = "cpu-shares", value_name = "N")]
     pub cpu_weight: Option<u32>,
     /// Processes and threads
-    #[arg(long, visible_alias = "pids", value_name = "N")]
+    #[arg(long, help_heading = "Limits", visible_alias = "pids", value_name = "N")]
     pub pids_limit: Option<u32>,
     /// Bytes in its work folder, /tmp, /dev/shm, output and checkpoint folders together
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, help_heading = "Limits", value_name = "SIZE", value_parser = bytes)]
     pub disk: Option<u64>,
     /// Open files of one process
-    #[arg(long, value_name = "N")]
+    #[arg(long, help_heading = "Limits", value_name = "N")]
     pub nofile: Option<u32>,
     /// Wall time: 90s, 10m, 1h30m
-    #[arg(long, value_name = "TIME", value_parser = duration)]
+    #[arg(long, help_heading = "Limits", value_name = "TIME", value_parser = duration)]
     pub timeout: Option<u64>,
     /// Standard output and standard error that are kept
-    #[arg(long, value_name = "SIZE", value_parser = bytes)]
+    #[arg(long, help_heading = "Limits", value_name = "SIZE", value_parser = bytes)]
     pub output_limit: Option<u64>,
 }
 

@@ -20,10 +20,12 @@ use std::sync::atomic::Ordering;
 /// Runs a program in isolation, and ends as it ends
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-Exit codes: the program's own; 124 timeout, 125 CloveOS refused or failed, 126 not executable, 127 not found,
-137 out of memory, 128+N ended by signal N. The last line on standard error names the cause: `clove: oom: ...`.
+Exit codes: the program's own; 124 timeout, 125 CloveOS refused or failed, 126 not executable,
+127 not found, 137 out of memory, 128+N ended by signal N. The last line on standard error
+names the cause: `clove: oom: ...`.
 
-Standard input is handed on with -i, and always when it is a pipe or a file (write `< /dev/null` to keep it back).
+Standard input is handed on with -i, and always when it is a pipe or a file; write `< /dev/null`
+to keep it back.
 
 Examples:
   clove run -- echo hello

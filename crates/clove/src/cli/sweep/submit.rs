@@ -22,8 +22,9 @@ use std::path::{Path, PathBuf};
 /// Runs a sweep: a TOML file, or a script with --grid, --list or --random
 #[derive(Args, Debug)]
 #[command(after_long_help = "\
-A Python script defines run(config, shared) and returns its result; setup() may load once what all share.
-Any other program finds its configuration in the JSON file $CLOVE_CONFIG and writes its result to $CLOVE_RESULT.
+A Python script defines run(config, shared) and returns its result; setup() may load once what
+all share. Any other program finds its configuration in the JSON file $CLOVE_CONFIG and writes
+its result to $CLOVE_RESULT.
 
 A sweep belongs to the kernel: it goes on when the terminal is closed. Ctrl-C twice cancels it.
 
