@@ -28,6 +28,10 @@ SOCKET_FD = 3
 #: A larger opaque result goes as a blob.
 TAIL_BYTES = 8 << 20
 
+_REHEARSAL_ENV = dict.fromkeys(
+    ("CLOVE_AGENT", "CLOVE_ATTEMPT", "CLOVE_CHECKPOINT", "CLOVE_OUT", "CLOVE_RUN", "CLOVE_TASK"), "0"
+)
+
 _NEXT = NUMBERS["task.next"]
 _DONE = NUMBERS["task.done"]
 
@@ -108,12 +112,7 @@ class Agent:
 
     def _prepare(self, task: Mapping[str, Any]) -> None:
         environ = os.environ
-        for name, before in self._env_before.items():
-            # What the task before was given, and this one isn't.
-            if before is None:
-                environ.pop(name, None)
-            else:
-                environ[name] = before
+        self._restore_env()
         env: Mapping[str, str] = task["env"]
         self._env_before = {name: environ.get(name) for name in env}
         environ.update(env)
@@ -129,6 +128,15 @@ class Agent:
         cwd = env.get("CLOVE_CWD")
         if cwd:
             os.chdir(cwd)
+
+    def _restore_env(self) -> None:
+        """Takes back what the task before was given, and this one perhaps isn't."""
+        for name, before in self._env_before.items():
+            if before is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = before
+        self._env_before = {}
 
     def _perform_script(self, task: Mapping[str, Any], done: Dict[str, Any]) -> Any:
         if self._run is None:
@@ -197,6 +205,9 @@ def _exit_code(e: SystemExit) -> int:
 
 def main(agent: Agent) -> int:
     """In the forked process: serves on descriptor 3."""
+    # An embryo waits anyway: what it does here it needn't do when its task has come. This process's first pass over
+    # code and data costs some 300 page faults, most of the time between a task's arrival and its start.
+    rehearse(agent, 1)
     # With family and type given, Python asks the kernel nothing.
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=SOCKET_FD)
     sock.setblocking(True)
@@ -213,27 +224,30 @@ def _close_in_child(sock: socket.socket) -> None:
 
 
 def rehearse(agent: Agent, times: int = 30) -> None:
-    """Serves a few empty tasks over a socket pair, in the template.
+    """Serves a few empty tasks over a socket pair, in the template and once in each embryo.
 
-    So what a first task would have to do (caches, bytecode that adapts itself, pages to be copied) is done before the
-    fork, once for all.
+    So what a first task would have to do (caches, bytecode that adapts itself, pages to be mapped or copied) is done
+    before there is one.
     """
     call = _payload.pack(_payload.Payload(None, False, None, pickle.dumps((abs, (-1,), {}), 5)))
     task = {
         "run": "r0", "task": 0, "attempt": 1, "name": "0", "config": None, "seed": 0, "threads": 1,
-        "env": {}, "mode": "call", "payload_blob": None,
+        "env": _REHEARSAL_ENV, "mode": "call" if agent._run is None else "script", "payload_blob": None,
     }  # fmt: skip
+    kept = (agent._run, agent._takes_shared, agent._threads)
+    if agent._run is not None:
+        agent._run, agent._takes_shared = dict, False
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-    state = (agent._threads, set(agent._initialized))
     with ours, theirs:
         answers: List[bytes] = []
         for i in range(times):
-            body = _json_form.encode({**task, "reuse": i + 1 < times})
+            body = _json_form.encode({**task, "config": {}, "reuse": i + 1 < times})
             answers.append(frame(_NEXT, 0, body, len(call), 1) + call)
             answers.append(frame(_DONE, 0, b"{}", 0, 1))
         # Well below a socket's buffer, so that nobody has to read on the other side.
         theirs.sendall(b"".join(answers))
         agent.serve(ours)
+    agent._run, agent._takes_shared, agent._threads = kept
     agent._correlation = 1
     agent._connection = None
-    agent._threads, agent._initialized = state
+    agent._restore_env()

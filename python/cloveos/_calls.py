@@ -1,4 +1,4 @@
-"""The numbers of the syscalls that this library makes (a test compares them with the kernel's one table)."""
+"""The numbers of the syscalls, made from the kernel's one table by `cargo run -p xtask -- gen`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of the caller's own Python an agent has to see: interpreter, `sys.path`, the script's folder, and their state."""
+"""What of the caller's own Python an agent has to see: interpreter, `sys.path`, the script's folder, their state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 #: Files looked at for the digest; a change in one beyond goes unnoticed.
 MAX_DIGEST_FILES = 2000
-#: The caller's variables that workers see too: they decide how text, time and Python itself behave, and hold no secrets.
+#: The caller's variables that workers see too: they decide how text, time and Python behave, and hold no secrets.
 INHERITED = (
     "LANG", "LC_ALL", "LC_CTYPE", "TZ", "PYTHONHASHSEED", "PYTHONUTF8", "PYTHONWARNINGS", "PYTHONOPTIMIZE",
 )  # fmt: skip
@@ -63,6 +63,9 @@ class MainModule:
         name = getattr(spec, "name", None)
         if os.path.basename(self.path) == "__main__.py":
             self.reason = "`__main__` is a package's own `__main__.py`"
+            return
+        if os.path.dirname(self.path) in (os.path.join(p, "bin") for p in (sys.prefix, sys.base_prefix)):
+            self.reason = f"{self.path} is an installed command"
             return
         self._guarded = _guards(self.path)
         if not self._guarded:

@@ -56,11 +56,12 @@ class ImportWatch:
         self._patched: List[Tuple[Any, str, Any]] = []
 
     def __enter__(self) -> ImportWatch:
-        for loader in (importlib.machinery.SourceFileLoader, importlib.machinery.ExtensionFileLoader):
-            for method in ("create_module", "exec_module"):
-                original = getattr(loader, method)
-                self._patched.append((loader, method, vars(loader).get(method)))
-                setattr(loader, method, self._watching(original))
+        source, extension = importlib.machinery.SourceFileLoader, importlib.machinery.ExtensionFileLoader
+        # An extension's libraries are mapped, and their constructors run, when its module is created.
+        for loader, method in ((source, "exec_module"), (extension, "create_module"), (extension, "exec_module")):
+            original = getattr(loader, method)
+            self._patched.append((loader, method, vars(loader).get(method)))
+            setattr(loader, method, self._watching(original))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,4 +1,4 @@
-"""The JSON of a frame's body, in which a number that JSON can't write travels as `{"$float": "nan" | "inf" | "-inf"}`."""
+"""A body's JSON, in which a number that JSON can't write travels as `{"$float": "nan" | "inf" | "-inf"}`."""
 
 from __future__ import annotations
 

@@ -34,7 +34,8 @@ def _table() -> tuple[List[int], List[int]]:
         kind[op[0]], width[op[0]] = _PUSH, n
     # A length of so many bytes, then that many bytes: text, bytes, bytearray, long.
     for op, n in (
-        (b"\x8c", 1), (b"X", 4), (b"\x8d", 8), (b"C", 1), (b"B", 4), (b"\x8e", 8), (b"\x96", 8), (b"\x8a", 1), (b"\x8b", 4),
+        (b"\x8c", 1), (b"X", 4), (b"\x8d", 8), (b"C", 1), (b"B", 4), (b"\x8e", 8), (b"\x96", 8),
+        (b"\x8a", 1), (b"\x8b", 4),
     ):  # fmt: skip
         kind[op[0]], width[op[0]] = _SIZED, n
     for op, n in ((b"\x85", 1), (b"\x86", 2), (b"\x87", 3)):

@@ -2,8 +2,8 @@
 
 An agent may be hostile, and a pickle is a program. So the agent's side reduces every value to plain data and the
 constructors of :class:`_Builder`; the caller's side scans the opcodes (`_pickle_scan`), resolves no name but these, and
-each constructor checks its arguments and charges what it copies. Numpy's own reduction isn't taken: `dtype.__setstate__`
-believes the offsets and flags that it is given, which reads and writes out of bounds.
+each constructor checks its arguments and charges what it copies. Numpy's own reduction isn't taken:
+`dtype.__setstate__` believes the offsets and flags that it is given, which reads and writes out of bounds.
 """
 
 from __future__ import annotations
@@ -315,7 +315,8 @@ class _Builder:
 
 _NAMES = [name for name in vars(_Builder) if not name.startswith("_")]
 _FACTORIES: Dict[Optional[str], Any] = {
-    None: None, "list": list, "dict": dict, "set": set, "int": int, "float": float, "str": str, "tuple": tuple, "bool": bool,
+    None: None, "list": list, "dict": dict, "set": set, "tuple": tuple,
+    "int": int, "float": float, "str": str, "bool": bool,
 }  # fmt: skip
 for _name in _NAMES:
     _reference(_name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import collections
+import os
 import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any, Callable, Deque, Dict, List, Mapping, Optional, Set, Tuple, Union
@@ -54,6 +55,7 @@ class Session:
     """
 
     def __init__(self, connect: Callable[[], Client], spec: Mapping[str, Any], workers: int, trusted: bool) -> None:
+        self._pid = os.getpid()
         self._connect = connect
         self._workers = workers
         self._trusted = trusted
@@ -89,6 +91,8 @@ class Session:
 
     def submit(self, item: Item) -> None:
         """Takes a call; its future is resolved some time later. Raises when the session is broken."""
+        if os.getpid() != self._pid:
+            raise RuntimeError("this executor belongs to the parent process; make a new one after a fork")
         if len(item.payload) > TAIL_BYTES:
             item.blob = _blobs.put(self._large(), item.payload)
             item.payload = b""
@@ -331,6 +335,8 @@ class Session:
 
     def shutdown(self, wait: bool, cancel_futures: bool) -> None:
         """Takes no more calls; ends when those it has are done."""
+        if os.getpid() != self._pid:
+            return  # a fork's child has neither the threads nor the connection
         with self._lock:
             self._closing = True
             items = list(self._items.values())
@@ -380,6 +386,9 @@ class Session:
         with self._side_lock:
             if self._side is not None:
                 self._side.close()
+
+
+os.register_at_fork(after_in_child=_live.clear)
 
 
 @atexit.register

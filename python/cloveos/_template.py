@@ -1,4 +1,4 @@
-"""The template host: loads what its spec names, once, then is forked into agents for as long as its control socket lives.
+"""The template host: loads what its spec names, once, then is forked into agents while its control socket lives.
 
 Started by the launcher as `python .../cloveos/_template.py` with the control socket (SOCK_SEQPACKET) as descriptor 3,
 `CLOVE_TEMPLATE_SPEC` naming a JSON file (`python`, `preload`, `setup`, `script`, `sys_path`, optionally `env`) and
@@ -209,10 +209,8 @@ def _attempt(what: str, action: Callable[[], Any]) -> Any:
     try:
         return action()
     except BaseException as e:
-        if isinstance(e, SystemExit):
-            reason = f"it called sys.exit({e.code!r})"
-        else:
-            reason = f"{class_name(type(e))}: {e}"
+        left = isinstance(e, SystemExit)
+        reason = f"it called sys.exit({(e.args or (None,))[0]!r})" if left else f"{class_name(type(e))}: {e}"
         raise TemplateFailed(
             f"{what} failed: {clean(reason, _MESSAGE_CHARS)}", clean(user_traceback(e), 60_000)
         ) from None

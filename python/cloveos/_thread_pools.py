@@ -1,4 +1,4 @@
-"""Sets the thread counts of BLAS and OpenMP libraries that are loaded already, when environment variables come too late."""
+"""Sets the thread counts of loaded BLAS and OpenMP libraries, for which environment variables come too late."""
 
 from __future__ import annotations
 

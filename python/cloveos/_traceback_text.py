@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import traceback
 from typing import Dict, Optional, Set
@@ -46,14 +47,9 @@ def _message(error: BaseException) -> str:
 
 def user_traceback(error: BaseException) -> str:
     """The traceback without importlib's frames and ours."""
-    told = traceback.TracebackException(type(error), error, error.__traceback__, compact=True) if _COMPACT else (
-        traceback.TracebackException(type(error), error, error.__traceback__)
-    )  # fmt: skip
+    told = traceback.TracebackException(type(error), error, error.__traceback__)
     _strip(told, set())
     return "".join(told.format())
-
-
-_COMPACT = "compact" in traceback.TracebackException.__init__.__code__.co_varnames
 
 
 def _strip(told: Optional[traceback.TracebackException], seen: Set[int]) -> None:
@@ -70,6 +66,8 @@ def _strip(told: Optional[traceback.TracebackException], seen: Set[int]) -> None
 def _is_ours(filename: str) -> bool:
     if filename.startswith("<frozen "):
         return "importlib" in filename or "runpy" in filename
+    if filename == importlib.__file__:
+        return True
     return filename.startswith(_OWN) and not filename.startswith(_DEMO)
 
 

@@ -85,7 +85,9 @@ class Connection:
 
     def forget(self) -> None:
         """Closes this process's descriptor and leaves the connection as it is: after a fork it is the parent's."""
-        os.close(self._sock.detach())
+        fd = self._sock.detach()
+        if fd >= 0:
+            os.close(fd)
 
     def send(self, data: bytes, tail: Any = b"", fds: Sequence[int] = ()) -> None:
         """Sends header and body, and a tail, with descriptors on the first byte."""

@@ -434,9 +434,7 @@ class FakeKernel:
             return {"info": {"state": "failed" if run.failed else "cancelled", "message": run.failed}}, b""
         raise Refused("E0102", f"no such call: {name}")
 
-    def blob_call(
-        self, name: str, args: Dict[str, Any], tail: bytes, fds: List[int]
-    ) -> Tuple[Dict[str, Any], bytes]:
+    def blob_call(self, name: str, args: Dict[str, Any], tail: bytes, fds: List[int]) -> Tuple[Dict[str, Any], bytes]:
         if name == "blob.put":
             if fds:
                 import fcntl
@@ -459,6 +457,10 @@ class FakeKernel:
         return {"bytes": len(data)}, data[at : at + args.get("max", 1 << 26)]
 
     def stop(self) -> None:
+        try:
+            self.listener.shutdown(socket.SHUT_RDWR)  # close alone leaves a thread that accepts
+        except OSError:
+            pass
         self.listener.close()
         for peer in self.peers:
             try:

@@ -123,7 +123,10 @@ def test_retries(kernel: FakeKernel) -> None:
 
 
 def test_results_are_restricted_unless_trusted(kernel: FakeKernel) -> None:
-    with Executor(1) as executor, pytest.raises((UntrustedResult, TypeError), match=r"tasks\.Point.*trust_results=True"):
+    with (
+        Executor(1) as executor,
+        pytest.raises((UntrustedResult, TypeError), match=r"tasks\.Point.*trust_results=True"),
+    ):
         executor.submit(tasks.make_point).result()
     with Executor(1, trust_results=True) as executor:
         assert executor.submit(tasks.make_point).result() == tasks.Point(1, 2)
@@ -195,6 +198,7 @@ def test_a_dropped_executor_still_runs_all(kernel: FakeKernel) -> None:
 def test_many_threads_submit(kernel: FakeKernel) -> None:
     totals = []
     with Executor(2) as executor:
+
         def work(n: int) -> None:
             totals.append(sum(f.result() for f in [executor.submit(tasks.add, n, i) for i in range(25)]))
 
@@ -215,7 +219,7 @@ def test_pushes_are_batched_and_survive_a_full_queue(kernel: FakeKernel) -> None
 
 
 def test_a_callback_may_submit(kernel: FakeKernel) -> None:
-    second: "cf.Future[cf.Future[int]]" = cf.Future()
+    second: cf.Future[cf.Future[int]] = cf.Future()
     with Executor(1) as executor:
         first = executor.submit(tasks.add, 1)
         first.add_done_callback(lambda f: second.set_result(executor.submit(tasks.add, f.result(), 10)))
@@ -282,12 +286,11 @@ def test_a_kernel_that_dies_breaks_the_executor(kernel: FakeKernel) -> None:
 
 def test_ctrl_c_ends_the_run(kernel: FakeKernel) -> None:
     started = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        with Executor(1) as executor:
-            future = executor.submit(tasks.sleep, 60)
-            while not kernel.runs or not kernel.runs["r1"].tasks or not kernel.runs["r1"].tasks[0].pid:
-                time.sleep(0.01)
-            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt), Executor(1) as executor:
+        future = executor.submit(tasks.sleep, 60)
+        while not kernel.runs or not kernel.runs["r1"].tasks or not kernel.runs["r1"].tasks[0].pid:
+            time.sleep(0.01)
+        raise KeyboardInterrupt
     assert time.monotonic() - started < 20
     with pytest.raises(AgentDied, match="cancelled"):
         future.result()
@@ -328,12 +331,18 @@ def test_options_reach_the_spec(kernel: FakeKernel, tmp_path: Path) -> None:
     assert spec["limits"] == {
         "memory_bytes": 512 << 20, "cpu_milli": 500, "wall_ms": 1500, "pids": 64, "disk_bytes": 1 << 30,
     }  # fmt: skip
-    assert (spec["jobs"], spec["reuse"], spec["name"], spec["attached"], spec["kind"]) == (3, 7, "mine", True, "executor")
+    assert (spec["jobs"], spec["reuse"], spec["name"], spec["attached"], spec["kind"]) == (
+        3,
+        7,
+        "mine",
+        True,
+        "executor",
+    )
     assert spec["retry"] == {"deaths": 4, "failures": 0}
     assert {"source": str(tmp_path), "target": "/data", "writable": True} in spec["mounts"]
 
 
-SCRIPT = '''
+SCRIPT = """
 import concurrent.futures
 import math
 from cloveos import Executor
@@ -366,10 +375,10 @@ def main():
 
 if __name__ == '__main__':
     main()
-'''
+"""
 
 
-def run_script(kernel: FakeKernel, path: Path, *args: str) -> "subprocess.CompletedProcess[str]":
+def run_script(kernel: FakeKernel, path: Path, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *args, str(path)],
         env={**os.environ, "CLOVE_SOCKET": kernel.path, "PYTHONPATH": str(Path(__file__).parents[1])},
@@ -453,3 +462,21 @@ def test_the_interpreter_waits_for_what_was_submitted(kernel: FakeKernel, tmp_pa
     )
     done = run_script(kernel, script)
     assert (done.stdout, done.stderr) == ("7\n", "")
+
+
+def test_a_forked_child_ends_without_waiting(kernel: FakeKernel) -> None:
+    with Executor(1) as executor:
+        future = executor.submit(tasks.sleep, 0.5)
+        pid = os.fork()
+        if pid == 0:
+            try:
+                executor.submit(tasks.add, 1)
+            except RuntimeError as e:
+                from cloveos import _session
+
+                executor.shutdown()
+                _session._wait_for_all()
+                os._exit(0 if "parent process" in str(e) else 2)
+            os._exit(1)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        assert future.result(timeout=20) == 0.5

@@ -1,5 +1,6 @@
 //! What can go wrong between a call and its reply.
 
+use crate::paths::in_words;
 use clove_abi::{ErrorCode, SysError};
 use std::io;
 
@@ -10,7 +11,7 @@ pub enum ClientError {
     #[error("{0}")]
     Refused(SysError),
     /// The connection is gone. Whether the call was done isn't known.
-    #[error("the connection to the kernel was lost while {doing}: {source}")]
+    #[error("the connection to the kernel was lost while {doing}: {}", in_words(source))]
     Lost { doing: &'static str, source: io::Error },
     /// The kernel's bytes make no sense to this client. The connection can't be used any more.
     #[error("the kernel's answer to {call} can't be read: {what}")]

@@ -18,6 +18,9 @@ const KEPT_ENV: &[&str] = &["HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", 
 /// The same, by their beginnings.
 const KEPT_PREFIXES: &[&str] = &["CLOVE_", "XDG_", "LC_", "SLURM_", "DBUS_SESSION_"];
 
+/// A kernel that says it is ready, and is gone each time, isn't started for ever.
+const MOST_STARTS: u32 = 2;
+
 /// How to find or start a kernel.
 #[derive(Clone, Debug)]
 pub struct StartOptions {
@@ -112,6 +115,7 @@ pub fn connect_or_start(options: &StartOptions) -> Result<Connected, StartError>
     let socket = options.paths.socket();
     let mut handed_over = false;
     let mut started = false;
+    let mut starts = 0;
     let mut last_start: Option<StartOutcome>;
     let mut pause = Duration::from_millis(2);
     loop {
@@ -149,6 +153,10 @@ pub fn connect_or_start(options: &StartOptions) -> Result<Connected, StartError>
             }
             Ok(None) => match spawn_kernel(options, deadline)? {
                 StartOutcome::Ready => {
+                    starts += 1;
+                    if starts > MOST_STARTS {
+                        return Err(ended_at_once(&options.paths));
+                    }
                     started = true;
                     last_start = Some(StartOutcome::Ready);
                 }
@@ -220,6 +228,21 @@ fn greet(socket: &Path, client: &str) -> Result<Option<(Client, KernelHelloReply
         }
         Err(e) => Err(StartError::Refused(e)),
     }
+}
+
+/// With the last thing that the kernel said, which is most likely why.
+fn ended_at_once(paths: &Paths) -> StartError {
+    let log = paths.kernel_log();
+    let said = std::fs::read(&log).unwrap_or_default();
+    let said = String::from_utf8_lossy(&said[said.len().saturating_sub(4096)..]).into_owned();
+    let mut last: Vec<&str> = said.lines().rev().take(2).collect();
+    last.reverse();
+    let reason = if last.is_empty() {
+        "it ended right after its start".to_owned()
+    } else {
+        format!("it ended right after its start, and said last:\n    {}", last.join("\n    "))
+    };
+    StartError::Failed { reason, log }
 }
 
 fn wait_until_gone(socket: &Path, deadline: Instant) {
@@ -395,6 +418,21 @@ mod tests {
         let c = connect_or_start(&o).expect("connected");
         assert!(c.note.is_some_and(|n| n.contains("clove stop")));
         old.join().expect("old kernel");
+    }
+
+    #[test]
+    fn a_kernel_that_ends_right_after_its_start_is_not_started_for_ever() {
+        let t = tempfile::tempdir().expect("tempdir");
+        let o = options(
+            &t,
+            &format!(
+                "echo x >> {0}/starts; echo no launcher >> {0}/data/kernel.log; eval \"echo 1 >&$fd\"",
+                t.path().display()
+            ),
+        );
+        let e = connect_or_start(&o).expect_err("gone each time");
+        assert!(e.to_string().contains("said last:\n    no launcher\n    no launcher"), "{e}");
+        assert_eq!(std::fs::read_to_string(t.path().join("starts")).expect("starts"), "x\nx\nx\n");
     }
 
     #[test]

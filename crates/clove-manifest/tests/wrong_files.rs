@@ -126,3 +126,44 @@ setup = "train:setup"
     assert_eq!(sweep.mounts[0].value.source, t.path().join("data").display().to_string());
     assert_eq!(sweep.retry.backoff_max_ms, 60_000);
 }
+
+/// Any part of a right file replaced by anything: an error or a sweep, never a panic; and an error has its place.
+mod damaged {
+    use clove_manifest::sweep_file;
+    use proptest::prelude::*;
+
+    const RIGHT: &str = "name = \"x\"\nscript = \"t.py\"\njobs = 2\ntask_name = \"{a}\"\n[grid]\na = [1, 2.5, true, \"s\"]\n\
+        [random]\nsamples = 2\nparams = { r = { min = 0.1, max = 1, scale = \"log\" }, k = { int = [1, 3] } }\n\
+        [limits]\nmemory = \"1g\"\ncpus = 0.5\ntimeout = \"1h\"\n[retry]\ndeaths = 1\nbackoff = \"1s\"\n[env]\nA = \"1\"\n\
+        [[mounts]]\nsource = \"/x\"\n[template]\npreload = [\"m\"]\nsetup = \"m:f\"\n";
+
+    #[test]
+    fn the_right_one_is_right() {
+        let sweep = sweep_file::parse(RIGHT, "f").expect("right");
+        assert_eq!(sweep.axes.count(), Some(8));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, cases: 2000, ..ProptestConfig::default() })]
+
+        #[test]
+        fn nothing_panics(from in 0usize..420, len in 0usize..30, put in "[\\[\\]{}=\"',.:0-9a-z \n-]{0,8}") {
+            let from = from.min(RIGHT.len());
+            let to = (from + len).min(RIGHT.len());
+            let text = format!("{}{put}{}", &RIGHT[..from], &RIGHT[to..]);
+            match sweep_file::parse(&text, "f") {
+                Ok(sweep) => {
+                    if let Ok(tasks) = sweep.tasks() {
+                        prop_assert_eq!(Some(tasks.len()), sweep.axes.count());
+                    }
+                }
+                Err(e) => prop_assert!(!e.what.is_empty()),
+            }
+        }
+
+        #[test]
+        fn any_text_at_all(text in ".{0,200}") {
+            let _ = sweep_file::parse(&text, "f");
+        }
+    }
+}

@@ -25,6 +25,15 @@ pub struct Now {
     pub pids: u64,
 }
 
+/// Open files of one group. The right to enter lies in having them, whoever writes.
+#[derive(Debug)]
+pub struct Doors {
+    /// `tasks` of each v1 hierarchy: entered by writing "0".
+    pub tasks: Vec<OwnedFd>,
+    /// The v2 group's folder, to be born in (CLONE_INTO_CGROUP), and its `cgroup.procs`, to enter later.
+    pub v2: Option<(OwnedFd, OwnedFd)>,
+}
+
 /// A file of a control group that couldn't be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("{action} {path}: {source}")]
@@ -43,8 +52,8 @@ pub trait Backend {
     fn missing(&self) -> Vec<String>;
     /// Makes the group with its limits set. On an error nothing of it is left.
     fn create(&self, group: &Group, limits: &Limits) -> Result<(), CgroupError>;
-    /// Moves one process (which has one thread, or is stopped before it makes more) into it.
-    fn attach(&self, group: &Group, pid: i32) -> Result<(), CgroupError>;
+    /// The ways in, for processes that enter it themselves.
+    fn doors(&self, group: &Group) -> Result<Doors, CgroupError>;
     fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), CgroupError>;
     /// Becomes readable when the group is out of memory. `None` where the kernel itself then kills the whole group.
     fn watch_oom(&self, group: &Group) -> Option<OwnedFd>;

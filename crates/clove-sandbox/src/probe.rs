@@ -119,7 +119,7 @@ impl Bench {
         trial
     }
 
-    fn to_the_end(&mut self, cell: CellPolicy, line: &str) -> Trial {
+    fn until_it_ends(&mut self, cell: CellPolicy, line: &str) -> Trial {
         self.run(cell, line, |_, _, _| false)
     }
 
@@ -213,7 +213,7 @@ impl Bench {
         let mut cell = policy();
         cell.mounts =
             vec![Mount { source: file.to_string_lossy().into_owned(), target: "/opt/private".into(), writable: false }];
-        let trial = self.to_the_end(cell, "exec cat /opt/private");
+        let trial = self.until_it_ends(cell, "exec cat /opt/private");
         let good = ready.is_ok() && trial.code() == Some(0);
         let result = if good {
             Ok("a private file can be read as the agent".into())
@@ -234,7 +234,7 @@ impl Bench {
 
         let mut cell = policy();
         cell.limits.memory_bytes = 24 << 20;
-        let trial = self.to_the_end(cell, "x=0123456789abcdef; while :; do x=$x$x; done");
+        let trial = self.until_it_ends(cell, "x=0123456789abcdef; while :; do x=$x$x; done");
         let usage = trial.usage();
         let killed = trial.status() == Some(Status::Signal(libc::SIGKILL));
         let held = !lacks(&self.missing, "memory") && killed && usage.peak_memory_bytes <= 25 << 20;
@@ -245,7 +245,7 @@ impl Bench {
         let mut cell = policy();
         cell.limits.pids = 8;
         let line = "i=0; while [ $i -lt 20 ]; do sleep 9 & i=$((i+1)); done";
-        let usage = self.to_the_end(cell, line).usage();
+        let usage = self.until_it_ends(cell, line).usage();
         let held = check(usage.pids_refused > 0, by("the ninth process was refused"), "more were let through");
         add("pids", "processes", held, CONTROLLERS);
 
@@ -260,13 +260,13 @@ impl Bench {
 
         let mut cell = policy();
         cell.limits.disk_bytes = 1 << 20;
-        let trial = self.to_the_end(cell, "head -c 3000000 /dev/zero > /work/f");
+        let trial = self.until_it_ends(cell, "head -c 3000000 /dev/zero > /work/f");
         let held = check(trial.code() != Some(0) && trial.usage().disk_full, "size of its tmpfs".into(), "it wrote more");
         add("disk", "disk (work, tmp, shm, out, checkpoint)", held, ROOT_REMEDY);
 
         let mut cell = policy();
         cell.limits.nofile = 33;
-        let trial = self.to_the_end(cell, "[ $(ulimit -Hn) = 33 ]");
+        let trial = self.until_it_ends(cell, "[ $(ulimit -Hn) = 33 ]");
         add("nofile", "open files", check(trial.code() == Some(0), "RLIMIT_NOFILE".into(), "not set"), ROOT_REMEDY);
 
         let mut stood_still = false;

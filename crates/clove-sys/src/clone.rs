@@ -1,7 +1,7 @@
 //! clone3(2) as a fork: the child runs a closure on a copy of this process and never returns.
 
 use rustix::io::Errno;
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 pub const NEWNS: u64 = libc::CLONE_NEWNS as u64;
 pub const NEWUSER: u64 = libc::CLONE_NEWUSER as u64;
@@ -32,10 +32,15 @@ pub struct Child {
     pub pidfd: OwnedFd,
 }
 
-/// Forks with `flags` (namespaces, `PARENT`; the pidfd is always asked for). The child runs `body` and ends with the
-/// code that it returns.
-pub fn spawn<F: FnOnce() -> i32>(_proof: &SingleThreaded, flags: u64, body: F) -> Result<Child, Errno> {
-    match raw_fork(flags) {
+/// Forks with `flags` (namespaces, `PARENT`; the pidfd is always asked for), into the v2 control group that `group` (an
+/// open folder) names. The child runs `body` and ends with the code that it returns.
+pub fn spawn<F: FnOnce() -> i32>(
+    _proof: &SingleThreaded,
+    flags: u64,
+    group: Option<BorrowedFd<'_>>,
+    body: F,
+) -> Result<Child, Errno> {
+    match raw_fork(flags, group) {
         Err(e) => Err(e),
         Ok(Forked::Child) => exit_now(body()),
         Ok(Forked::Parent { pid, pidfd }) => Ok(Child { pid, pidfd }),
@@ -45,7 +50,7 @@ pub fn spawn<F: FnOnce() -> i32>(_proof: &SingleThreaded, flags: u64, body: F) -
 /// `spawn` for code that itself is the child of a `spawn`, and so has one thread by construction. The same rule holds
 /// for `body`: no allocation, no lock.
 pub(crate) fn spawn_from_stub<F: FnOnce() -> i32>(flags: u64, body: F) -> Result<Child, Errno> {
-    spawn(&SingleThreaded(()), flags, body)
+    spawn(&SingleThreaded(()), flags, None, body)
 }
 
 pub(crate) enum Forked {
@@ -53,10 +58,11 @@ pub(crate) enum Forked {
     Parent { pid: i32, pidfd: OwnedFd },
 }
 
-fn raw_fork(flags: u64) -> Result<Forked, Errno> {
+fn raw_fork(flags: u64, group: Option<BorrowedFd<'_>>) -> Result<Forked, Errno> {
     let mut pidfd: RawFd = -1;
+    let into = if group.is_some() { linux_raw_sys::general::CLONE_INTO_CGROUP } else { 0 };
     let args = libc::clone_args {
-        flags: flags | libc::CLONE_PIDFD as u64,
+        flags: flags | libc::CLONE_PIDFD as u64 | into,
         pidfd: std::ptr::from_mut(&mut pidfd) as u64,
         child_tid: 0,
         parent_tid: 0,
@@ -67,7 +73,7 @@ fn raw_fork(flags: u64) -> Result<Forked, Errno> {
         tls: 0,
         set_tid: 0,
         set_tid_size: 0,
-        cgroup: 0,
+        cgroup: group.map_or(0, |fd| fd.as_raw_fd() as u64),
     };
     // SAFETY: `args` is a whole clone_args of the size given. There is no CLONE_VM, so the child has its own copy of
     // the address space and goes on on its own copy of this stack; `pidfd` outlives the call.

@@ -7,7 +7,8 @@ use crate::program::ResourceLimits;
 use crate::seccomp::Instruction;
 use std::ffi::CString;
 
-/// Descriptors of a request, in this order: the cell's namespaces as setns(2) takes them, then the embryo's own.
+/// Descriptors of a request, in this order: the cell's namespaces as setns(2) takes them, then the embryo's own, then
+/// any number of control-group files to enter.
 pub const FDS: usize = 11;
 pub const FD_USER: usize = 0;
 pub const FD_MNT: usize = 1;

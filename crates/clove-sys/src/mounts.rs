@@ -102,7 +102,7 @@ pub fn idmap_namespace(
     inside: (u32, u32),
     outside: (u32, u32),
 ) -> Result<OwnedFd, Errno> {
-    let child = crate::clone::spawn(proof, crate::clone::NEWUSER, || loop {
+    let child = crate::clone::spawn(proof, crate::clone::NEWUSER, None, || loop {
         // SAFETY: pause has no preconditions; the parent ends this process by SIGKILL.
         unsafe { libc::pause() };
     })?;

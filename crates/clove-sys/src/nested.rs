@@ -71,7 +71,7 @@ pub fn spawn(
     map: Map,
     up: RawFd,
 ) -> Result<Child, Errno> {
-    clone::spawn(proof, 0, || {
+    clone::spawn(proof, 0, None, || {
         let say = |news: News| scm::send(borrow(up), &news.encode(), &[], SendFlags::empty()).is_ok();
         match warden(template_user_namespace, namespaces, stub, map, up) {
             Ok(()) => i32::from(!say(News::Mapped)),

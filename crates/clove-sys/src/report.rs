@@ -35,6 +35,7 @@ pub enum Stage {
     Ids,
     Template,
     Map,
+    Groups,
 }
 
 pub const SKIPPED: usize = 12;
@@ -47,7 +48,7 @@ impl Stage {
         use Stage::*;
         [
             Fork, Session, Terminal, Stdio, Limits, Capabilities, NoNewPrivs, Landlock, Seccomp, Folder, Exec,
-            Namespaces, Ids, Template, Map,
+            Namespaces, Ids, Template, Map, Groups,
         ]
         .into_iter()
         .find(|s| *s as u32 == n)
@@ -71,6 +72,7 @@ impl Stage {
             Stage::Ids => "ids",
             Stage::Template => "template",
             Stage::Map => "uid_map",
+            Stage::Groups => "limits",
         }
     }
 }
@@ -147,10 +149,10 @@ mod tests {
 
     #[test]
     fn stages_have_numbers_that_come_back() {
-        for n in 1..=15 {
+        for n in 1..=16 {
             assert_eq!(Stage::from_number(n).map(|s| s as u32), Some(n));
         }
         assert_eq!(Stage::from_number(0), None);
-        assert_eq!(Stage::from_number(16), None);
+        assert_eq!(Stage::from_number(17), None);
     }
 }

@@ -10,7 +10,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
 
 /// The most descriptors that one message carries here.
-pub const MAX_FDS: usize = 16;
+pub const MAX_FDS: usize = 24;
 
 /// Sends `bytes` with `fds` in one message. The number of bytes taken is returned (less than all on a full stream).
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>], flags: SendFlags) -> Result<usize, Errno> {

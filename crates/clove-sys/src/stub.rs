@@ -28,6 +28,8 @@ pub struct Stub {
     pub setup: RawFd,
     /// Descriptors that it needs besides `setup`; all others are closed at once.
     pub keep: Vec<RawFd>,
+    /// Files of control groups that it enters first, by `join_group`.
+    pub groups: Vec<RawFd>,
     pub script: Script,
     pub role: Role,
 }
@@ -44,6 +46,7 @@ impl Stub {
     /// Closes what isn't needed, in the order the kernel wants ranges. Call `sort` on the parent's side first.
     pub fn sort(&mut self) {
         self.keep.push(self.setup);
+        self.keep.extend(&self.groups);
         self.keep.sort_unstable();
         self.keep.dedup();
     }
@@ -55,6 +58,12 @@ impl Stub {
         privileges::reset_signals();
         if hidden.is_err() || self.close_the_rest().is_err() || !self.told(GO) {
             return 1;
+        }
+        for group in &self.groups {
+            if let Err(errno) = join_group(*group) {
+                self.say_not_started(NotStarted { stage: Stage::Groups, errno, found: false });
+                return 1;
+            }
         }
         let mut opened = Opened::default();
         match self.script.run(&mut opened) {
@@ -220,6 +229,14 @@ impl Stub {
             }
         }
     }
+}
+
+/// Enters the control group whose `tasks` (v1) or `cgroup.procs` (v2) file is `fd`; the right to do so is the opener's.
+///
+/// A process that moves itself alone ("0" to `tasks`) is the one move for which the kernel doesn't stop every fork on
+/// the machine and wait for an RCU grace period (cgroup_procs_write_start): 20 us instead of 5 to 15 ms.
+pub(crate) fn join_group(fd: RawFd) -> Result<(), Errno> {
+    rustix::io::write(borrow(fd), b"0").map(drop)
 }
 
 fn close(fd: RawFd) {

@@ -39,7 +39,7 @@ pub unsafe extern "C" fn clove_template_serve(
     after_fork_parent: Hook,
 ) -> i32 {
     let mut bytes = vec![0u8; REQUEST_BYTES];
-    let mut owned = [const { None }; FDS];
+    let mut owned = [const { None }; scm::MAX_FDS];
     let (length, count) = match scm::recv(borrow(control_fd), &mut bytes, &mut owned, RecvFlags::empty()) {
         Ok((0, _)) | Err(Errno::CONNRESET) => return -1,
         Ok(got) => got,
@@ -48,10 +48,10 @@ pub unsafe extern "C" fn clove_template_serve(
     let Some(request) = bytes.get(..length).and_then(ForkRequest::decode) else {
         return -libc::EPROTO;
     };
-    if count != FDS {
+    if count < FDS {
         return -libc::EBADMSG;
     }
-    let fds: [RawFd; FDS] = std::array::from_fn(|i| owned[i].as_ref().map_or(-1, |fd: &OwnedFd| fd.as_raw_fd()));
+    let fds: Vec<RawFd> = owned.iter().flatten().map(|fd: &OwnedFd| fd.as_raw_fd()).collect();
     let token = request.token;
     let tell = |reply: ForkReply, pidfd: &[std::os::fd::BorrowedFd<'_>]| {
         // A launcher that is gone shows as the end of the socket at the next call.
@@ -112,8 +112,11 @@ fn tid_address() -> *mut libc::c_int {
 }
 
 /// The embryo's way from a copy of the template to an isolated process.
-fn enter_cell(request: &ForkRequest, fds: &[RawFd; FDS]) -> Result<(), (Stage, Errno)> {
+fn enter_cell(request: &ForkRequest, fds: &[RawFd]) -> Result<(), (Stage, Errno)> {
     let at = |stage: Stage| move |errno: Errno| (stage, errno);
+    for group in fds.iter().skip(FDS) {
+        crate::stub::join_group(*group).map_err(at(Stage::Groups))?;
+    }
     // The user namespace first: joining it gives the capabilities over the others.
     for (fd, kind) in [
         (FD_USER, libc::CLONE_NEWUSER),

@@ -94,8 +94,9 @@ class Clove:
         except OSError as error:
             raise CliFailed(f"can't start {self.program}: {error.strerror}.") from error
         if done.returncode != 0:
-            last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-            raise CliFailed(f"`clove {' '.join(arguments)}` ended with {done.returncode}: {for_terminal(last)}")
+            words = [line.strip() for line in done.stderr.splitlines() if line.startswith("clove: error:")]
+            words = words or done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+            raise CliFailed(f"`clove {' '.join(arguments)}` ended with {done.returncode}: {for_terminal(words[0])}")
         return done.stdout
 
 

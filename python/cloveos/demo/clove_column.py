@@ -101,7 +101,7 @@ def _run(
                 seed,
                 work.memory_bytes,
                 work.environment,
-                [Path(work.environment[key]) for key in ("CLOVE_DEMO_WHEEL", "CLOVE_DEMO_FEATURES")],
+                [Path(work.environment[key]) for key in ("DRUG_DISCOVERY_WHEEL", "DRUG_DISCOVERY_FEATURES")],
             )
         )
         run_id = clove.sweep_run(file)

@@ -130,9 +130,9 @@ def run(options: argparse.Namespace) -> Summary:
         Path(__file__).with_name("experiment.py"),
         made.python,
         {
-            "CLOVE_DEMO_WHEEL": str(made.wheel),
-            "CLOVE_DEMO_FEATURES": str(made.features),
-            "CLOVE_DEMO_TARGETS": ",".join(targets),
+            "DRUG_DISCOVERY_WHEEL": str(made.wheel),
+            "DRUG_DISCOVERY_FEATURES": str(made.features),
+            "DRUG_DISCOVERY_TARGETS": ",".join(targets),
         },
         options.memory,
         options.jobs or cores,

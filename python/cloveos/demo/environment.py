@@ -41,24 +41,21 @@ class Environment(NamedTuple):
     features: Path
 
 
-def clove_home() -> Path:
-    """CLOVE_HOME, or the XDG data directory's `clove`."""
-    named = os.environ.get("CLOVE_HOME")
-    if named:
-        return Path(named).absolute()
-    data = os.environ.get("XDG_DATA_HOME")
-    return (Path(data) if data else Path.home() / ".local" / "share") / "clove"
+def cache_home() -> Path:
+    """XDG's cache directory. Not CloveOS's data directory: nothing in that is ever shown to an agent."""
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "clove"
 
 
 def demo_home() -> Path:
     """The demo's own folder, made with mode 0700 if it isn't there."""
-    home = clove_home() / "demo"
+    home = cache_home() / "demo"
     try:
         home.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         home.mkdir(exist_ok=True, mode=0o700)
     except OSError as error:
         raise EnvironmentFailed(
-            f"can't make the folder {home}: {error.strerror}. Name another one with CLOVE_HOME=FOLDER."
+            f"can't make the folder {home}: {error.strerror}. Name another one with XDG_CACHE_HOME=FOLDER."
         ) from error
     return home
 
@@ -147,7 +144,7 @@ def build(root: Path, say: Say) -> None:
         raise EnvironmentFailed(
             f"the environment needs {NEEDED_BYTES // 10**6} MB, "
             f"and {root.parent} has {free // 10**6} MB free. "
-            "Make room, or name another folder with CLOVE_HOME=FOLDER."
+            "Make room, or name another folder with XDG_CACHE_HOME=FOLDER."
         )
     made = parts(root)
     say("making the environment, once: about 60 s (downloads 120 MB from PyPI, takes 500 MB on disk)")
@@ -253,7 +250,7 @@ def explain(doing: str, output: str, status: int) -> str:
         remedy = "Connect this machine, or name a mirror with PIP_INDEX_URL=URL, and run the demo again."
     elif "no space left" in low:
         why = "the disk is full"
-        remedy = "Make room, or name another folder with CLOVE_HOME=FOLDER."
+        remedy = "Make room, or name another folder with XDG_CACHE_HOME=FOLDER."
     else:
         why = last
         remedy = "Run the demo again; what was half made has been removed."

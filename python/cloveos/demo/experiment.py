@@ -28,11 +28,11 @@ SEED = 42
 
 def setup() -> dict[str, dataset.Target]:
     """Load the targets that this run needs, once; all experiments share them copy-on-write."""
-    wanted = os.environ.get("CLOVE_DEMO_TARGETS", "")
+    wanted = os.environ.get("DRUG_DISCOVERY_TARGETS", "")
     targets: dict[str, dataset.Target] = dataset.load(
-        os.environ["CLOVE_DEMO_WHEEL"],
+        os.environ["DRUG_DISCOVERY_WHEEL"],
         wanted.split(",") if wanted else dataset.DEFAULT_TARGETS,
-        os.environ.get("CLOVE_DEMO_FEATURES", ""),
+        os.environ.get("DRUG_DISCOVERY_FEATURES", ""),
     )
     return targets
 

@@ -43,7 +43,7 @@ def sweep(
         "]",
         "",
         "[limits]",
-        f'memory = "{memory_bytes}"',
+        f'memory = "{memory_bytes}b"',
         'timeout = "10m"',
         "",
         "[retry]",

@@ -21,6 +21,11 @@ pub fn make(path: &Path) -> Result<(), CgroupError> {
     fs::create_dir(path).map_err(|source| CgroupError { action: "make", path: path.display().to_string(), source })
 }
 
+pub fn open(path: &Path, write: bool) -> Result<std::os::fd::OwnedFd, CgroupError> {
+    let file = fs::File::options().read(!write).write(write).open(path);
+    file.map(Into::into).map_err(|source| CgroupError { action: "open", path: path.display().to_string(), source })
+}
+
 /// A single number; 0 when it can't be read, the largest for `max`.
 pub fn number(path: &Path) -> u64 {
     let text = fs::read_to_string(path).unwrap_or_default();

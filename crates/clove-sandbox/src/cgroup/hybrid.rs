@@ -2,7 +2,7 @@
 
 use super::hierarchies::{Hierarchies, Hierarchy};
 use super::v1::{cpu, cpuacct, freezer, memory, pids};
-use super::{Backend, CgroupError, Group, Now, files};
+use super::{Backend, CgroupError, Doors, Group, Now, files};
 use clove_abi::Limits;
 use clove_abi::certificate::Usage;
 use std::os::fd::OwnedFd;
@@ -116,11 +116,18 @@ impl Backend for Hybrid {
         made
     }
 
-    fn attach(&self, group: &Group, pid: i32) -> Result<(), CgroupError> {
+    fn doors(&self, group: &Group) -> Result<Doors, CgroupError> {
+        let mut doors = Doors { tasks: Vec::new(), v2: None };
         for t in self.trees() {
-            files::write(&t.group(group).join("cgroup.procs"), &pid.to_string())?;
+            let path = t.group(group);
+            match &self.unified {
+                Some(u) if u.folder == t.folder => {
+                    doors.v2 = Some((files::open(&path, false)?, files::open(&path.join("cgroup.procs"), true)?));
+                }
+                _ => doors.tasks.push(files::open(&path.join("tasks"), true)?),
+            }
         }
-        Ok(())
+        Ok(doors)
     }
 
     fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), CgroupError> {

@@ -1,7 +1,7 @@
 //! cgroup v2: one tree with all controllers.
 
 use super::hierarchies::Hierarchies;
-use super::{Backend, CgroupError, Group, Now, files, quota};
+use super::{Backend, CgroupError, Doors, Group, Now, files, quota};
 use clove_abi::Limits;
 use clove_abi::certificate::Usage;
 use std::fs;
@@ -90,8 +90,10 @@ impl Backend for V2 {
         set
     }
 
-    fn attach(&self, group: &Group, pid: i32) -> Result<(), CgroupError> {
-        files::write(&self.group(group).join("cgroup.procs"), &pid.to_string())
+    fn doors(&self, group: &Group) -> Result<Doors, CgroupError> {
+        let path = self.group(group);
+        let v2 = (files::open(&path, false)?, files::open(&path.join("cgroup.procs"), true)?);
+        Ok(Doors { tasks: Vec::new(), v2: Some(v2) })
     }
 
     fn set_limits(&self, group: &Group, limits: &Limits) -> Result<(), CgroupError> {

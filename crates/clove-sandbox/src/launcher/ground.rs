@@ -4,7 +4,7 @@ use super::Launcher;
 use super::cell::{Cell, Failure};
 use super::failures::{failure, from_io};
 use super::poller::Source;
-use crate::cgroup::Group;
+use crate::cgroup::{Doors, Group};
 use crate::compile::c_string;
 use crate::plan::{Plan, PlanError};
 use crate::protocol::{CellPolicy, Token};
@@ -58,13 +58,25 @@ impl Launcher {
         Ok(Trees { _owned: owned, numbers })
     }
 
-    /// Moves the first process into the cell's groups and tells it to go on.
+    /// The ways into the cell's groups. With `born`, the v2 group is left to CLONE_INTO_CGROUP; else it is entered like
+    /// the others (which makes the process wait, so that the launcher doesn't have to).
+    pub(super) fn doors(&self, cell: &Cell, born: bool) -> Result<(Vec<OwnedFd>, Option<OwnedFd>), Failure> {
+        let Some(group) = &cell.group else { return Ok((Vec::new(), None)) };
+        let Doors { mut tasks, v2 } = self.cgroups.doors(group)?;
+        Ok(match v2 {
+            Some((folder, _)) if born => (tasks, Some(folder)),
+            Some((_, procs)) => {
+                tasks.push(procs);
+                (tasks, None)
+            }
+            None => (tasks, None),
+        })
+    }
+
+    /// Tells the first process to go on.
     pub(super) fn release(&mut self, token: Token) -> Result<(), Failure> {
         let Some(cell) = self.cells.get(&token) else { return Ok(()) };
-        let (Some(first), Some(setup)) = (&cell.first, &cell.setup) else { return Ok(()) };
-        if let Some(group) = &cell.group {
-            self.cgroups.attach(group, first.pid)?;
-        }
+        let Some(setup) = &cell.setup else { return Ok(()) };
         clove_sys::scm::send(setup.as_fd(), &[GO], &[], SendFlags::DONTWAIT)
             .map(drop)
             .map_err(|e| failure("launcher", e, "the first process can't be told to go on", ""))

@@ -117,9 +117,11 @@ impl Launcher {
             keep.extend(fds);
         }
         let script = compile::script(plan, &trees.numbers)?;
-        let mut stub = Stub { setup: theirs.as_raw_fd(), keep, script, role: Role::Template { program } };
+        let (doors, born_in) = self.doors(cell, true)?;
+        let groups = doors.iter().map(|d| d.as_raw_fd()).collect();
+        let mut stub = Stub { setup: theirs.as_raw_fd(), keep, groups, script, role: Role::Template { program } };
         stub.sort();
-        let child = clone::spawn(&self.proof, NAMESPACES, || stub.run())
+        let child = clone::spawn(&self.proof, NAMESPACES, born_in.as_ref().map(|d| d.as_fd()), || stub.run())
             .map_err(|e| failure("namespaces", e, "clone3 with new namespaces", namespace_hint(e)))?;
         let pid = child.pid;
         cell.first = Some(Process { pid, pidfd: child.pidfd });

@@ -73,7 +73,9 @@ impl Launcher {
         let (helper, up) = setup_pair()?;
         let script = compile::script(&cell.plan, &trees.numbers)?;
         let keep = trees.numbers.clone();
-        let mut stub = Stub { setup: theirs.as_raw_fd(), keep, script, role: Role::Warm };
+        let (doors, _) = self.doors(cell, false)?;
+        let groups = doors.iter().map(|d| d.as_raw_fd()).collect();
+        let mut stub = Stub { setup: theirs.as_raw_fd(), keep, groups, script, role: Role::Warm };
         stub.sort();
         let map = Map { inside: AGENT_ID, outside: inner_id };
         nested::spawn(&self.proof, user_namespace, NAMESPACES, &stub, map, up.as_raw_fd())
@@ -155,6 +157,8 @@ impl Launcher {
 
     /// The cell stands: asks the template for the embryo.
     pub(super) fn ask_for_embryo(&mut self, token: Token) -> Result<(), Failure> {
+        let Some(cell) = self.cells.get(&token) else { return Ok(()) };
+        let (doors, _) = self.doors(cell, false)?;
         let Some(cell) = self.cells.get_mut(&token) else { return Ok(()) };
         let Some(init) = cell.first.as_ref().map(|f| f.pid) else { return Ok(()) };
         let request = ForkRequest {
@@ -180,6 +184,7 @@ impl Launcher {
         let Some(warm) = cell.warm() else { return Ok(()) };
         fds.append(&mut warm.fds);
         fds.push(told);
+        fds.extend(doors);
         let template = warm.template;
         warm.outcome = Some(outcome);
         warm.asked = true;
@@ -258,7 +263,7 @@ impl Launcher {
         }
     }
 
-    /// Once it has come and says that its walls stand: into the cgroups, looked at from outside, and let go.
+    /// Once it has come and says that its walls stand: looked at from outside, and let go.
     fn check_embryo(&mut self, token: Token) {
         let Some(cell) = self.cells.get_mut(&token) else { return };
         if cell.killed || cell.failure.is_some() || cell.state != State::Starting {
@@ -269,14 +274,8 @@ impl Launcher {
         let Some(warm) = cell.warm().filter(|w| w.walls_stand) else { return };
         let Some(embryo) = &warm.embryo else { return };
         let pid = embryo.pid;
-        let checked = match &group {
-            Some(group) => self.cgroups.attach(group, pid).map_err(Failure::from),
-            None => Ok(()),
-        };
-        let paths = group.map(|g| self.cgroups.paths(&g)).unwrap_or_default();
-        let checked = checked.and_then(|()| {
-            super::verify::verify(&super::verify::Expected { pid, init, uid, cgroups: paths }, &embryo.pidfd)
-        });
+        let cgroups = group.map(|g| self.cgroups.paths(&g)).unwrap_or_default();
+        let checked = super::verify::verify(&super::verify::Expected { pid, init, uid, cgroups }, &embryo.pidfd);
         match checked {
             Ok(()) => {
                 cell.state = State::Running;

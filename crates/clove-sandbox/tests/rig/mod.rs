@@ -43,7 +43,10 @@ impl End {
 /// threads exist, so these tests have `harness = false`.
 impl Rig {
     pub fn new() -> Rig {
-        let data_dir = tempfile::tempdir().unwrap();
+        Rig::new_in(tempfile::tempdir().unwrap())
+    }
+
+    pub fn new_in(data_dir: tempfile::TempDir) -> Rig {
         let config = LauncherConfig { data_dir: data_dir.path().to_owned(), protected: vec![] };
         let (launcher_pid, link) = clove_sandbox::fork_launcher(config).unwrap();
         Rig { link, launcher_pid, queue: VecDeque::new(), next: 1, data_dir }

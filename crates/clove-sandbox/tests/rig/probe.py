@@ -178,7 +178,11 @@ def _():
 def _():
     if not open("/proc/kcore", "rb").read(1): raise OSError(errno.EACCES, "")
 @probe("sysrq")
-def _(): os.close(os.open("/proc/sysrq-trigger", os.O_WRONLY)) if os.getuid() == 0 else open("/proc/sysrq-trigger", "w").write("h") or (_ for _ in ()).throw(OSError(errno.EACCES, ""))
+def _():
+    import stat
+    # Inside, /dev/null lies over it.
+    if stat.S_ISCHR(os.stat("/proc/sysrq-trigger").st_mode): raise OSError(errno.EACCES, "")
+    os.close(os.open("/proc/sysrq-trigger", os.O_WRONLY))
 @probe("raise_nofile")
 def _():
     import resource

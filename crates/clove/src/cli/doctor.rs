@@ -1,88 +1,136 @@
 //! `clove doctor`: what this host enforces, found out by trying.
 
+use crate::cli::counted::counted;
 use crate::cli::failure::Outcome;
 use crate::cli::{json, stdio};
+use crate::daemon::sdk;
 use clap::Args;
 use clove_abi::untrusted::Untrusted;
-use serde::Serialize;
+use clove_client::Paths;
+use clove_sandbox::LauncherConfig;
+use clove_sandbox::probe::{Finding, Kind, probe};
+use serde_json::json;
+use std::fmt::Write as _;
 
 /// Tries every protection and limit on this host, and names the remedy for what is missing
 #[derive(Args, Debug)]
-#[command(after_help = "Exit codes: 0 everything required is there, 1 something required is missing.")]
+#[command(
+    after_help = "Exit codes: 0 every protection that is required and every limit is there, 1 some aren't."
+)]
 pub struct DoctorArgs {
     /// Print a list of objects
     #[arg(long)]
     json: bool,
 }
 
-/// One thing that was tried.
-#[derive(Debug, Clone, Serialize)]
-pub struct Finding {
-    /// Short and stable, for example `landlock`.
-    pub id: String,
-    /// `wall`, `limit` or `feature`.
-    pub kind: String,
-    pub enforced: bool,
-    /// Without it, agents aren't started.
-    pub required: bool,
-    /// What was seen.
-    pub detail: String,
-    /// How to get it; empty when it is there.
-    pub remedy: String,
-}
-
-/// What the sandbox finds out by trying.
-fn findings() -> Vec<Finding> {
-    // clove_sandbox::probe::probe() goes here as soon as it exists.
-    Vec::new()
-}
-
-/// Runs the command.
+/// Runs the command. It forks trial agents, so it comes before anything that makes a thread.
 pub fn run(args: &DoctorArgs) -> Outcome {
-    let all = findings();
+    let paths = Paths::from_env()?;
+    let config =
+        LauncherConfig { data_dir: paths.data_dir.clone(), protected: vec![paths.runtime_dir.clone()] };
+    let mut all = probe(&config);
+    all.push(library());
     if args.json {
-        json::print(&all);
+        let rows: Vec<_> = all
+            .iter()
+            .map(|f| {
+                let mut v = serde_json::to_value(f).unwrap_or_default();
+                v["required"] = json!(is_required(f));
+                v
+            })
+            .collect();
+        json::print(&rows);
     } else {
-        stdio::data(text(&all).as_bytes());
+        stdio::data(format!("{}\n\n{}", host(), text(&all)).as_bytes());
     }
-    Ok(i32::from(all.iter().any(|f| f.required && !f.enforced)))
+    Ok(i32::from(all.iter().any(|f| is_required(f) && !f.enforced)))
+}
+
+/// Without it, agents aren't started (unless the operator allows a limit to be missing). Landlock is an extra wall:
+/// agents run without it and say so.
+fn is_required(f: &Finding) -> bool {
+    match f.kind {
+        Kind::Protection => f.id != "landlock",
+        Kind::Limit => true,
+        Kind::Feature => f.id == "launcher",
+    }
+}
+
+/// The parts that warm agents need.
+fn library() -> Finding {
+    let found = sdk::find_sdk();
+    Finding {
+        id: "sdk",
+        kind: Kind::Feature,
+        name: "Python library",
+        enforced: found.is_ok(),
+        how: match &found {
+            Ok(s) => s.python.display().to_string(),
+            Err(e) => e.to_string(),
+        },
+        remedy: if found.is_ok() {
+            String::new()
+        } else {
+            "set CLOVE_SDK to the folder that has `cloveos` in it".into()
+        },
+    }
+}
+
+fn host() -> String {
+    let u = rustix::system::uname();
+    format!(
+        "{} {}, uid {}",
+        u.sysname().to_string_lossy(),
+        u.release().to_string_lossy(),
+        rustix::process::geteuid().as_raw()
+    )
 }
 
 fn text(all: &[Finding]) -> String {
-    let (good, bad, paint_end) =
+    let (good, bad, plain) =
         if stdio::stdout_is_colourful() { ("\x1b[32m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
     let mut out = String::new();
-    for (kind, heading) in [("wall", "Walls"), ("limit", "Limits"), ("feature", "Features")] {
+    let widest = all.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
+    for (kind, heading, yes) in [
+        (Kind::Protection, "Protections", "enforced"),
+        (Kind::Limit, "Limits", "enforced"),
+        (Kind::Feature, "Features", "there"),
+    ] {
         let of_kind: Vec<_> = all.iter().filter(|f| f.kind == kind).collect();
         if of_kind.is_empty() {
             continue;
         }
-        out.push_str(&format!("{heading}\n"));
+        // Writing to a String can't fail.
+        let _ = writeln!(out, "{heading}");
         for f in of_kind {
-            let (paint, word) = match (f.enforced, f.required) {
-                (true, _) => (good, "enforced"),
-                (false, true) => (bad, "MISSING"),
-                (false, false) => (bad, "missing"),
-            };
-            out.push_str(&format!(
-                "  {paint}{word:<9}{paint_end} {:<18} {}\n",
-                f.id,
-                Untrusted::new(&f.detail)
-            ));
+            let (paint, word) = if f.enforced { (good, yes) } else { (bad, "missing") };
+            let _ =
+                writeln!(out, "  {paint}{word:<8}{plain}  {:<widest$}  {}", f.name, Untrusted::new(&f.how));
             if !f.enforced && !f.remedy.is_empty() {
-                out.push_str(&format!("            try: {}\n", Untrusted::new(&f.remedy)));
+                let _ = writeln!(out, "            try: {}", Untrusted::new(&f.remedy));
             }
         }
+        out.push('\n');
     }
-    let missing = all.iter().filter(|f| !f.enforced).count();
-    let required = all.iter().filter(|f| !f.enforced && f.required).count();
-    out.push_str(&match (missing, required) {
-        (0, _) => format!("Everything that was tried is enforced ({} checks).\n", all.len()),
-        (n, 0) => format!("{n} of {} are missing; agents run without them, and say so.\n", all.len()),
-        (n, r) => format!(
-            "{n} of {} are missing; {r} of them are required, so agents can't be started.\n",
-            all.len()
-        ),
+    let missing = all.iter().filter(|f| !f.enforced);
+    let (walls, limits, others) =
+        missing.fold((0u32, 0u32, 0u32), |(w, l, o), f| match (f.kind, is_required(f)) {
+            (Kind::Limit, _) => (w, l + 1, o),
+            (_, true) => (w + 1, l, o),
+            (_, false) => (w, l, o + 1),
+        });
+    out.push_str(&match (walls, limits, others) {
+        (0, 0, 0) => format!("All {} are there.\n", all.len()),
+        (0, 0, n) => format!("{n} of {} are missing; agents run without, and say so.\n", all.len()),
+        (0, n, _) => {
+            format!(
+                "{} can't be enforced: agents start only with --allow-degraded, and say so.\n",
+                counted(n, "limit")
+            )
+        }
+        (n, _, _) => {
+            format!("{} missing: agents can't be started on this host.\n", counted(n, "required protection"))
+        }
     });
     out
 }
@@ -93,17 +141,20 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_with_its_remedy() {
-        let f = |id: &str, enforced, required| Finding {
-            id: id.into(),
-            kind: "limit".into(),
+        let f = |id, kind, enforced| Finding {
+            id,
+            kind,
+            name: id,
             enforced,
-            required,
-            detail: "tried".into(),
-            remedy: "mount it".into(),
+            how: "tried".into(),
+            remedy: if enforced { String::new() } else { "mount it".into() },
         };
-        let t = text(&[f("memory", true, true), f("io", false, false)]);
-        assert!(t.contains("  enforced  memory             tried\n  missing   io                 tried\n            try: mount it\n"), "{t}");
-        assert!(t.ends_with("1 of 2 are missing; agents run without them, and say so.\n"));
-        assert!(text(&[f("memory", false, true)]).contains("can't be started"));
+        let t = text(&[f("seccomp", Kind::Protection, true), f("landlock", Kind::Protection, false)]);
+        let lines = "  enforced  seccomp   tried\n  missing   landlock  tried\n            try: mount it\n";
+        assert!(t.contains(lines), "{t}");
+        assert!(t.ends_with("1 of 2 are missing; agents run without, and say so.\n"), "{t}");
+        assert!(text(&[f("memory", Kind::Limit, false)]).contains("--allow-degraded"));
+        assert!(text(&[f("user", Kind::Protection, false)]).contains("can't be started"));
+        assert!(text(&[f("idmap", Kind::Feature, true)]).contains("All 1 are there"));
     }
 }

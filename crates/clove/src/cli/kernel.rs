@@ -1,5 +1,6 @@
 //! `clove kernel`: which kernel this is, and where it listens.
 
+use crate::cli::counted::counted;
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::limit_flags;
 use crate::cli::session::Session;
@@ -144,7 +145,7 @@ fn text(i: &KernelInfoReply) -> String {
                 Bytes(i.reserved_bytes)
             ),
         ),
-        ("busy with", format!("{} agents, {} runs", i.agents, i.runs_active)),
+        ("busy with", format!("{}, {}", counted(i.agents, "agent"), counted(i.runs_active, "run"))),
         ("defaults", limit_flags::in_words(&i.default_limits)),
         ("journal", format!("record {}, durable to {}", i.journal_seq, i.durable_seq)),
         ("calls", i.calls.to_string()),

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod completions;
+mod counted;
 mod demo;
 mod doctor;
 mod ending;

@@ -1,5 +1,6 @@
 //! `clove stop`: the kernel's end.
 
+use crate::cli::counted::counted;
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::session::Session;
 use crate::cli::stdio;
@@ -51,7 +52,7 @@ pub fn run(args: &StopArgs) -> Outcome {
         std::thread::sleep(Duration::from_millis(5));
     }
     if killed > 0 {
-        stdio::say(&format!("{killed} agents were killed"));
+        stdio::say(&format!("{} killed", counted(killed, "agent")));
     }
     Ok(0)
 }

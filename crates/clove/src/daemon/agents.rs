@@ -491,12 +491,12 @@ impl Shell {
     // --- ends
 
     fn on_exited(&mut self, token: Token, status: Status, mut usage: clove_abi::certificate::Usage) {
-        let Some(cell) = self.cells.remove(&token) else { return };
-        self.checkpoints.unwatch(token);
-        if let Some(conn) = cell.conn {
-            // What it said last may still be in its socket: a result handed in just before the end counts.
+        // What it said last may still be in its socket: a result handed in just before the end counts.
+        if let Some(conn) = self.cells.get(&token).and_then(|c| c.conn) {
             self.read_out(conn);
         }
+        let Some(cell) = self.cells.remove(&token) else { return };
+        self.checkpoints.unwatch(token);
         let status = match status {
             Status::Code(c) => ExitStatus::Code(c),
             Status::Signal(s) => ExitStatus::Signal(s),

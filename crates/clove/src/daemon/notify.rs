@@ -1,4 +1,4 @@
-//! The command that `--notify` names, run when a sweep ends.
+//! The command that `--notify` names, run when a sweep ends or stalls.
 
 use clove_abi::calls::RunInfo;
 use std::process::{Command, Stdio};

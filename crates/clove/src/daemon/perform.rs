@@ -193,18 +193,18 @@ impl Shell {
         self.release_templates(run);
         let Some(r) = self.core.state.runs.get(&run) else { return };
         if r.spec.kind == clove_abi::run::RunKind::Executor {
-            let tasks: Vec<(RunId, TaskIndex)> = r.tasks.keys().map(|i| (run, *i)).collect();
             // Results stay until the owner is gone or has closed; inputs aren't needed any more.
             let inputs: Vec<u64> = r.tasks.values().map(|t| t.payload.key).collect();
             for k in inputs {
                 self.tails.remove(&k);
             }
-            drop(tasks);
         }
         let Some(r) = self.core.state.runs.get(&run) else { return };
         if let Some(command) = r.spec.notify.clone() {
             let info = view::run(&self.core.state, r);
-            super::notify::run(&command, &info);
+            let word = serde_json::to_value(info.state).ok();
+            let word = word.as_ref().and_then(|v| v.as_str()).unwrap_or("ended");
+            super::notify::run(&command, &info, word);
         }
     }
 }

@@ -17,6 +17,7 @@ use super::templates::Template;
 use clove_abi::error::{ErrorCode, SysError};
 use clove_abi::frame;
 use clove_abi::ids::{AgentId, ConnId, RunId, TaskIndex};
+use clove_abi::run::RunState;
 use clove_abi::table::{Audit, Call, Sysno};
 use clove_journal::Journal;
 use clove_kernel::effect::ReplyTo;
@@ -35,6 +36,8 @@ use std::time::Instant;
 const FRAMES_PER_TURN: usize = 64;
 /// Bytes of journal after which a checkpoint is written.
 const CHECKPOINT_BYTES: u64 = 32 << 20;
+/// A sweep of which no task has begun or ended for this long has stalled.
+const STALL_MS: u64 = 15 * 60_000;
 /// Connections at the front door.
 const MAX_CONNECTIONS: usize = 20_000;
 /// Connections of one agent's programs.
@@ -114,6 +117,8 @@ pub struct Shell {
     pub next_ticket: u64,
     /// Which keys belong to a task, so that they can be dropped with it.
     pub payload_keys: HashMap<(RunId, TaskIndex), Vec<u64>>,
+    /// For runs with a `notify` command: their version, and since when it hasn't changed.
+    progress: HashMap<RunId, (u64, u64)>,
     /// Ends that wait for the last of their output.
     pub ending: HashMap<String, Event>,
     /// Events for the core that arose inside the shell.
@@ -185,6 +190,7 @@ impl Shell {
             tickets: HashMap::new(),
             next_ticket: 1,
             payload_keys: HashMap::new(),
+            progress: HashMap::new(),
             ending: HashMap::new(),
             events: VecDeque::new(),
             effects: VecDeque::new(),
@@ -252,11 +258,33 @@ impl Shell {
                 self.raise(Event::Timer);
             }
             self.check_templates(now);
+            self.check_stalls(now);
             self.settle();
             if self.launcher_gone && self.stopping.is_none() {
                 eprintln!("clove: the launcher has ended unexpectedly; the kernel leaves");
                 return Ok(1);
             }
+        }
+    }
+
+    /// Runs the `notify` command of a sweep of which no task has begun or ended for long; once for each stall. The
+    /// loop wakes at least every half minute, which is often enough for this.
+    fn check_stalls(&mut self, now: u64) {
+        let state = &self.core.state;
+        let watched = state.runs.values().filter(|r| r.state == RunState::Active && r.spec.notify.is_some());
+        let mut stalled = Vec::new();
+        for r in watched {
+            let seen = self.progress.entry(r.id).or_insert((r.version, now));
+            if seen.0 != r.version {
+                *seen = (r.version, now);
+            } else if seen.1 != u64::MAX && now.saturating_sub(seen.1) >= STALL_MS {
+                seen.1 = u64::MAX;
+                stalled.extend(r.spec.notify.clone().map(|c| (c, clove_kernel::view::run(state, r))));
+            }
+        }
+        self.progress.retain(|id, _| state.runs.get(id).is_some_and(|r| r.state == RunState::Active));
+        for (command, info) in stalled {
+            super::notify::run(&command, &info, "stalled");
         }
     }
 
@@ -290,7 +318,7 @@ impl Shell {
         }
         let busy = !self.connections.is_empty()
             || self.core.state.live().next().is_some()
-            || self.core.state.runs.values().any(|r| r.state == clove_abi::run::RunState::Active);
+            || self.core.state.runs.values().any(|r| r.state == RunState::Active);
         if busy {
             self.idle_since_ms = now;
         }

@@ -1,6 +1,7 @@
 //! `clove sweep artifacts`: copies what tasks wrote to `$CLOVE_OUT`. Its authors may be hostile, so no link is followed.
 
 use super::which;
+use crate::cli::counted::counted;
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::session::Session;
 use crate::cli::{json, stdio};
@@ -62,7 +63,12 @@ pub fn run(args: &ArtifactsArgs) -> Outcome {
     } else if copied.files == 0 {
         stdio::say("there are no files: tasks keep what they write to the folder $CLOVE_OUT");
     } else {
-        stdio::say(&format!("{} files, {}, copied to {}", copied.files, Bytes(copied.bytes), dest.display()));
+        stdio::say(&format!(
+            "{}, {}, copied to {}",
+            counted(copied.files, "file"),
+            Bytes(copied.bytes),
+            dest.display()
+        ));
     }
     Ok(0)
 }

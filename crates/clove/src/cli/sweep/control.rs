@@ -1,6 +1,7 @@
 //! `clove sweep resume` with its counterpart `cancel`.
 
 use super::{follow, which};
+use crate::cli::counted::counted;
 use crate::cli::failure::Outcome;
 use crate::cli::session::Session;
 use crate::cli::{json, stdio};
@@ -30,7 +31,7 @@ pub fn resume(args: &ResumeArgs) -> Outcome {
     let mut session = Session::open("clove sweep resume")?;
     let run = which::run(&mut session, &args.run)?;
     let reply = session.call(&RunResume { run, failed: args.failed })?;
-    stdio::say(&format!("{run}: {} tasks are done and stay so, {} will run", reply.done, reply.pending));
+    stdio::say(&format!("{run}: {} done stay so, {} will run", counted(reply.done, "task"), reply.pending));
     if args.detach {
         if args.json {
             json::print(&json!({"id": run, "done": reply.done, "pending": reply.pending}));
@@ -69,8 +70,8 @@ pub fn cancel(args: &CancelArgs) -> Outcome {
         json::print(&json!({"id": run, "cancelled": reply.cancelled}));
     } else {
         stdio::say(&format!(
-            "{run}: {} tasks cancelled; `clove sweep resume {run}` would go on",
-            reply.cancelled
+            "{run}: {} cancelled; `clove sweep resume {run}` would go on",
+            counted(reply.cancelled, "task")
         ));
     }
     Ok(0)

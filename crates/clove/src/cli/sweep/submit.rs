@@ -2,6 +2,7 @@
 
 use super::follow;
 use super::workload::{self, Additions};
+use crate::cli::counted::counted;
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::limit_flags::{self, LimitFlags};
 use crate::cli::run::current_folder;
@@ -139,7 +140,8 @@ pub fn run(args: &RunArgs) -> Outcome {
     }
     say_limits(&mut session, &spec);
     stdio::say(&format!(
-        "{run}: {total} tasks of {}; Ctrl-C twice cancels, closing the terminal doesn't",
+        "{run}: {} of {}; Ctrl-C twice cancels, closing the terminal doesn't",
+        counted(total as u64, "task"),
         spec.name
     ));
     follow::to_the_end(session, run, args.json)

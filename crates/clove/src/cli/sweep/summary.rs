@@ -82,8 +82,8 @@ pub fn text(show: &RunShowReply) -> String {
     if !show.failures.is_empty() {
         let _ = writeln!(out, "  failed    {}", by_cause(&show.failures));
     }
-    if !show.deaths.is_empty() {
-        let _ = writeln!(out, "  deaths    {} (attempts, retried ones too)", by_cause(&show.deaths));
+    if !show.deaths.is_empty() && show.deaths != show.failures {
+        let _ = writeln!(out, "  attempts  {} (those tried again too)", by_cause(&show.deaths));
     }
     if !show.slowest.is_empty() {
         let slowest: Vec<String> = show
