@@ -5,9 +5,7 @@ use std::process::{Command, Stdio};
 
 /// Runs `sh -c COMMAND` with what happened in its environment, and doesn't wait for it. It is the operator's own
 /// command, so it runs as the operator, outside any sandbox.
-pub fn run(command: &str, info: &RunInfo) {
-    let state =
-        serde_json::to_value(info.state).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default();
+pub fn run(command: &str, info: &RunInfo, state: &str) {
     let child = Command::new("/bin/sh")
         .arg("-c")
         .arg(command)

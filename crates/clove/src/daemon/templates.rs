@@ -215,9 +215,18 @@ impl Shell {
         run: RunId,
     ) {
         let Some(r) = self.core.state.runs.get(&run) else { return };
-        let soon = r.count(TaskState::Pending) as usize;
-        let ahead =
-            if r.spec.reuse > 1 { 0 } else { soon.min(r.jobs(self.core.state.cpus) as usize).min(MAX_READY) };
+        let jobs = r.jobs(self.core.state.cpus) as usize;
+        let soon = match r.ready.first() {
+            // Only when the next task fits this pool: one with limits of its own gets a fork of its own.
+            Some(&(_, next)) if scheduler::task_limits(&self.core.state, r, next) == policy.limits => {
+                r.ready.len()
+            }
+            Some(_) => 0,
+            // An open session may be given a call at any moment.
+            None if r.spec.kind == RunKind::Executor && !r.closed => jobs,
+            None => 0,
+        };
+        let ahead = if r.spec.reuse > 1 { 0 } else { soon.min(jobs).min(MAX_READY) };
         let Some(pool) = self.templates.get_mut(&template).and_then(|t| t.pools.get_mut(key)) else { return };
         let wanted = pool.waiting.len() + ahead;
         let have = pool.ready.len() + pool.making;
