@@ -264,10 +264,26 @@ class Session:
 
     def _on_show(self, reply: Union[Frame, CloveError]) -> None:
         try:
-            info = _value(reply)["info"]
-            code = "E0603" if info["state"] == "failed" else "E0801"
-            why = str(info.get("message") or f"the run is {info['state']}")
-            self._end(SysError(code, why))
+            self._end(_why_ended(_value(reply)["info"]))
+        except CloveError as e:
+            self._end(e)
+
+    def _explain(self, item: Item) -> None:
+        """A task that is cancelled, and not by us: somebody else did it, or its run has failed."""
+
+        def on_show(reply: Union[Frame, CloveError]) -> None:
+            try:
+                info = _value(reply)["info"]
+            except CloveError as e:
+                _fail(item.future, same(e))
+                return
+            if info["state"] == "failed":
+                _fail(item.future, _why_ended(info))
+            else:
+                _settle(item.future, Outcome(cancelled=True))
+
+        try:
+            self._client.call_async("run.show", {"run": self.run}, on_show)
         except CloveError as e:
             self._end(e)
 
@@ -281,7 +297,11 @@ class Session:
             except (CloveError, OSError) as e:
                 _fail(item.future, e)
                 return
-        _settle(item.future, outcome_of(info, opaque, self._trusted))
+        outcome = outcome_of(info, opaque, self._trusted)
+        if outcome.cancelled:
+            self._explain(item)
+        else:
+            _settle(item.future, outcome)
 
     def _mark_running(self) -> None:
         """Marks the oldest calls as running, as many as there are workers: the kernel starts them in this order."""
@@ -405,6 +425,12 @@ def _value(reply: Union[Frame, CloveError]) -> Any:
 
 def _ignore(_: Union[Frame, CloveError]) -> None:
     """A reply that changes nothing here: the collector sees what came of the call."""
+
+
+def _why_ended(info: Mapping[str, Any]) -> SysError:
+    if info["state"] == "failed":
+        return SysError("E0603", str(info.get("message") or "its template can't be built"))
+    return SysError("E0801", f"the run is {info['state']}")
 
 
 def same(error: CloveError) -> CloveError:

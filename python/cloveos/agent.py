@@ -15,7 +15,7 @@ _building_template = False
 
 def inside() -> bool:
     """Whether this process is an agent of CloveOS."""
-    return "CLOVE_AGENT" in os.environ or "CLOVE_OUT" in os.environ
+    return "CLOVE_AGENT" in os.environ
 
 
 def out_dir() -> Path:
@@ -46,7 +46,7 @@ def task_index() -> Optional[int]:
 
 def agent_id() -> Optional[str]:
     """For example `a7.2`."""
-    return os.environ.get("CLOVE_AGENT")
+    return os.environ.get("CLOVE_AGENT_ID")
 
 
 def shared() -> Any:

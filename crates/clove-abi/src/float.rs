@@ -36,6 +36,48 @@ pub fn from_json(v: &Value) -> Option<f64> {
     }
 }
 
+/// Reads JSON as Python's `json.dump` writes it: with bare `NaN`, `Infinity` and `-Infinity`, which become the form
+/// above. Everything else must be JSON.
+///
+/// # Errors
+/// serde_json's, with line and column of the text as it was given when it has no such numbers.
+pub fn parse_lenient(text: &[u8]) -> Result<Value, serde_json::Error> {
+    match serde_json::from_slice(text) {
+        Ok(v) => Ok(v),
+        Err(e) => match spelled_out(text) {
+            Some(text) => serde_json::from_slice(&text),
+            None => Err(e),
+        },
+    }
+}
+
+/// The text with its bare words replaced, if it has any outside strings.
+fn spelled_out(text: &[u8]) -> Option<Vec<u8>> {
+    const WORDS: [(&[u8], &str); 3] = [(b"-Infinity", "-inf"), (b"Infinity", "inf"), (b"NaN", "nan")];
+    let mut out = Vec::with_capacity(text.len() + 64);
+    let (mut i, mut in_string, mut found) = (0, false, false);
+    while let Some(&c) = text.get(i) {
+        if in_string {
+            out.push(c);
+            if c == b'\\' {
+                i += 1;
+                out.extend(text.get(i));
+            } else if c == b'"' {
+                in_string = false;
+            }
+        } else if let Some((word, name)) = WORDS.iter().find(|(w, _)| text[i..].starts_with(w)) {
+            out.extend_from_slice(format!("{{\"{KEY}\":\"{name}\"}}").as_bytes());
+            i += word.len() - 1;
+            found = true;
+        } else {
+            in_string = c == b'"';
+            out.push(c);
+        }
+        i += 1;
+    }
+    found.then_some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +89,16 @@ mod tests {
         }
         assert!(from_json(&to_json(f64::NAN)).is_some_and(f64::is_nan));
         assert_eq!(from_json(&serde_json::json!({"$float": "nan", "x": 1})), None);
+    }
+
+    #[test]
+    fn pythons_bare_words_are_read_outside_strings_only() {
+        let v = parse_lenient(br#"{"a": NaN, "b": [-Infinity, Infinity], "NaN": "a NaN \" NaN"}"#)
+            .expect("lenient");
+        assert!(from_json(&v["a"]).is_some_and(f64::is_nan));
+        assert_eq!(from_json(&v["b"][0]), Some(f64::NEG_INFINITY));
+        assert_eq!(v["NaN"], "a NaN \" NaN");
+        assert!(parse_lenient(b"{\"a\": nope}").is_err());
+        assert!(parse_lenient(b"NaNNaN").is_err());
     }
 }

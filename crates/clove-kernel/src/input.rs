@@ -42,6 +42,10 @@ pub enum ExitStatus {
 }
 
 /// What happened.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "an event lives for one turn, and the large one is the common one"
+)]
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Event {

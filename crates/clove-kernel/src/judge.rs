@@ -1,7 +1,7 @@
 //! Reads an agent's end: which cause, in which words, and what to try next.
 
 use crate::input::ExitStatus;
-use crate::state::{Agent, Ending};
+use crate::state::{Agent, AgentKind, Ending};
 use clove_abi::certificate::{Cause, Certificate, KilledBy, Usage};
 
 const SIGKILL: i32 = 9;
@@ -192,7 +192,7 @@ pub fn certify(agent: &Agent, e: &Evidence<'_>) -> Certificate {
                     "clove doctor lists what the profile refuses".into(),
                 ),
                 ExitStatus::Signal(s) => {
-                    (Cause::Signal, format!("it crashed with {}", signal_name(s)), crash_hint(s))
+                    (Cause::Signal, format!("it crashed with {}", signal_name(s)), crash_hint(s, agent.kind))
                 }
             },
         }
@@ -221,9 +221,12 @@ pub fn certify(agent: &Agent, e: &Evidence<'_>) -> Certificate {
     }
 }
 
-fn crash_hint(signal: i32) -> String {
+fn crash_hint(signal: i32, kind: AgentKind) -> String {
     match signal {
-        11 | 7 => "a fault in native code: run it with `-e PYTHONFAULTHANDLER=1` to see where".into(),
+        11 | 7 if kind != AgentKind::Cold => {
+            "a fault in native code: its Python stack is in its last output".into()
+        }
+        11 | 7 => "a fault in native code; for Python, `-e PYTHONFAULTHANDLER=1` shows where".into(),
         6 => "its own abort(): the reason is usually in its last output".into(),
         4 => "an illegal instruction: a library built for another processor?".into(),
         _ => String::new(),

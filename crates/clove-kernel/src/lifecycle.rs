@@ -168,7 +168,7 @@ pub fn spawn_failed(tx: &mut Tx<'_>, id: AgentId, stage: &str, message: &str, hi
         let error = match code {
             Some(_) => ErrorCode::NotExecutable,
             None if stage == "limits" => ErrorCode::CannotEnforce,
-            None if stage == "mounts" => ErrorCode::BadMount,
+            None if stage == "mounts" || stage == "policy" => ErrorCode::BadMount,
             None => ErrorCode::SpawnFailed,
         };
         tx.effect(Effect::Fail { to, error: SysError::new(error, text).hint(hint) });

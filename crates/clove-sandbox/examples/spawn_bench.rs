@@ -50,7 +50,8 @@ fn main() -> Result<(), Failure> {
         ("plain fork and exec, for comparison", &mut plain),
     ] {
         times.sort();
-        let at = |p: usize| times.get((times.len() * p / 100).min(times.len() - 1)).map_or(0, Duration::as_micros);
+        let at =
+            |p: usize| times.get((times.len() * p / 100).min(times.len() - 1)).map_or(0, Duration::as_micros);
         println!("{what:36} {:>7} {:>7}", at(50), at(99));
     }
     let _ = std::fs::remove_dir(data_dir);

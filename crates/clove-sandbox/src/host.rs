@@ -68,7 +68,9 @@ impl HostFacts {
             system,
             protected,
             landlock_abi: clove_sys::landlock::abi(),
-            nofile_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum.unwrap_or(1 << 20),
+            nofile_max: rustix::process::getrlimit(rustix::process::Resource::Nofile)
+                .maximum
+                .unwrap_or(1 << 20),
             paths: Box::new(RealPaths),
         }
     }

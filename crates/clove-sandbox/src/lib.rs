@@ -4,15 +4,15 @@
 //! builds it; then either init executes a program in it (cold), or a template puts an embryo into it (warm).
 
 pub mod cgroup;
+mod compile;
 pub mod host;
+mod idmap;
 pub mod launcher;
 pub mod link;
 pub mod plan;
 pub mod probe;
 pub mod protocol;
 pub mod seccomp;
-mod compile;
-mod idmap;
 mod sources;
 mod stage;
 mod uids;

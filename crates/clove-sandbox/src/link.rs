@@ -70,7 +70,11 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
     pub fn send(&mut self, message: &Out, fds: &[BorrowedFd<'_>]) -> Result<(), LinkError> {
         let body = serde_json::to_vec(message).map_err(|e| LinkError::Frame(e.to_string()))?;
         if body.len() > MAX_BODY || fds.len() > scm::MAX_FDS {
-            return Err(LinkError::Frame(format!("{} bytes and {} descriptors are too much", body.len(), fds.len())));
+            return Err(LinkError::Frame(format!(
+                "{} bytes and {} descriptors are too much",
+                body.len(),
+                fds.len()
+            )));
         }
         let mut bytes = Vec::with_capacity(HEADER + body.len());
         bytes.extend_from_slice(&(body.len() as u32).to_le_bytes());
@@ -87,7 +91,11 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         }
         // The descriptors have gone with the first byte.
         let left = if sent > 0 { &[] } else { fds };
-        let fds = left.iter().map(|fd| fd.try_clone_to_owned()).collect::<io::Result<_>>().map_err(LinkError::Socket)?;
+        let fds = left
+            .iter()
+            .map(|fd| fd.try_clone_to_owned())
+            .collect::<io::Result<_>>()
+            .map_err(LinkError::Socket)?;
         self.queue.push_back(Pending { bytes, sent, fds });
         self.flush()
     }
@@ -145,14 +153,19 @@ impl<Out: Serialize, In: DeserializeOwned> Channel<Out, In> {
         let mut messages = Vec::new();
         let mut at = 0;
         while let Some(header) = self.input.get(at..at + HEADER) {
-            let number = |i: usize| u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]) as usize;
+            let number = |i: usize| {
+                u32::from_le_bytes([header[i], header[i + 1], header[i + 2], header[i + 3]]) as usize
+            };
             let (length, count) = (number(0), number(4));
             if length > MAX_BODY || count > scm::MAX_FDS {
                 return Err(LinkError::Frame(format!("it claims {length} bytes and {count} descriptors")));
             }
             let Some(body) = self.input.get(at + HEADER..at + HEADER + length) else { break };
             if self.fds.len() < count {
-                return Err(LinkError::Frame(format!("{count} descriptors announced, {} came", self.fds.len())));
+                return Err(LinkError::Frame(format!(
+                    "{count} descriptors announced, {} came",
+                    self.fds.len()
+                )));
             }
             let message = serde_json::from_slice(body).map_err(|e| LinkError::Frame(e.to_string()))?;
             messages.push((message, self.fds.drain(..count).collect()));

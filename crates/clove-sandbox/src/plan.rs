@@ -63,26 +63,69 @@ pub struct PlannedMount {
 pub enum Op {
     MakePrivate,
     OwnCgroups,
-    BecomeIds { uid: u32, gid: u32 },
-    Tmpfs { target: String, options: String },
-    Enter { path: String },
-    Folder { path: String, mode: u32 },
-    File { path: String },
-    Link { to: String, path: String },
-    Write { path: String, content: String },
+    BecomeIds {
+        uid: u32,
+        gid: u32,
+    },
+    Tmpfs {
+        target: String,
+        options: String,
+    },
+    Enter {
+        path: String,
+    },
+    Folder {
+        path: String,
+        mode: u32,
+    },
+    File {
+        path: String,
+    },
+    Link {
+        to: String,
+        path: String,
+    },
+    Write {
+        path: String,
+        content: String,
+    },
     /// Index into `Plan::mounts`.
-    Attach { mount: usize, target: String },
-    Bind { source: String, target: String },
-    Proc { target: String },
-    DevPts { target: String },
-    ReadOnly { target: String },
-    Setting { path: String, value: String },
-    OpenScratch { path: String },
+    Attach {
+        mount: usize,
+        target: String,
+    },
+    Bind {
+        source: String,
+        target: String,
+    },
+    Proc {
+        target: String,
+    },
+    DevPts {
+        target: String,
+    },
+    ReadOnly {
+        target: String,
+    },
+    Setting {
+        path: String,
+        value: String,
+    },
+    OpenScratch {
+        path: String,
+    },
     Pivot,
     Loopback,
-    Hostname { name: String },
-    Listen { path: String },
-    Terminal { rows: u16, columns: u16 },
+    Hostname {
+        name: String,
+    },
+    Listen {
+        path: String,
+    },
+    Terminal {
+        rows: u16,
+        columns: u16,
+    },
 }
 
 /// One op, and the wall that is missing (but no more than that) when it fails.
@@ -240,14 +283,20 @@ impl Builder {
     fn scratch(&mut self, policy: &CellPolicy) {
         let bytes = policy.limits.disk_bytes;
         let inodes = (bytes / 4096).clamp(1024, 1 << 20);
-        self.need(Op::Tmpfs { target: "work".into(), options: format!("mode=755,size={bytes},nr_inodes={inodes}") });
+        self.need(Op::Tmpfs {
+            target: "work".into(),
+            options: format!("mode=755,size={bytes},nr_inodes={inodes}"),
+        });
         for (name, _, mode) in SCRATCH {
             self.folder(&format!("work/{name}"), mode);
         }
         // Before it is covered by its own sub-folder.
         self.need(Op::OpenScratch { path: "work".into() });
         for (name, place, _) in SCRATCH.into_iter().rev() {
-            self.need(Op::Bind { source: format!("work/{name}"), target: place.trim_start_matches('/').into() });
+            self.need(Op::Bind {
+                source: format!("work/{name}"),
+                target: place.trim_start_matches('/').into(),
+            });
         }
     }
 

@@ -78,7 +78,10 @@ struct Trial {
 impl Bench {
     fn new(config: &LauncherConfig) -> Result<Bench, String> {
         let folder = std::env::temp_dir().join(format!("clove-doctor-{}", std::process::id()));
-        fs::DirBuilder::new().mode(0o700).create(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
+        fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|e| format!("{}: {e}", folder.display()))?;
         let mut config = config.clone();
         // Its own cgroups: a kernel may be running on the same directory.
         config.data_dir = folder.join("data");
@@ -89,7 +92,12 @@ impl Bench {
     }
 
     /// Runs a shell line until `until` likes what has happened, or its end.
-    fn run(&mut self, cell: CellPolicy, line: &str, mut until: impl FnMut(&mut Bench, &Trial, Token) -> bool) -> Trial {
+    fn run(
+        &mut self,
+        cell: CellPolicy,
+        line: &str,
+        mut until: impl FnMut(&mut Bench, &Trial, Token) -> bool,
+    ) -> Trial {
         self.next += 1;
         let token = self.next;
         let mut trial = Trial { walls: Vec::new(), pid: None, end: None };
@@ -104,7 +112,9 @@ impl Bench {
         while trial.end.is_none() && Instant::now() < deadline && !self.link.is_closed() {
             for (event, _fds) in self.events() {
                 match event {
-                    Event::CellReady { token: t, missing_walls, .. } if t == token => trial.walls = missing_walls,
+                    Event::CellReady { token: t, missing_walls, .. } if t == token => {
+                        trial.walls = missing_walls
+                    }
                     Event::Started { token: t, pid } if t == token => trial.pid = Some(pid),
                     Event::Exited { token: t, .. } | Event::SpawnFailed { token: t, .. } if t == token => {
                         trial.end = Some(event);
@@ -185,7 +195,11 @@ impl Bench {
                 "uids",
                 Kind::Protection,
                 "unprivileged host uid of its own",
-                is(seen.uid >= 0x1000_0000, &format!("host uid {}", seen.uid), "it has a uid of the host's users"),
+                is(
+                    seen.uid >= 0x1000_0000,
+                    &format!("host uid {}", seen.uid),
+                    "it has a uid of the host's users",
+                ),
                 "see /run/clove/uid-blocks",
             ),
             finding(
@@ -209,10 +223,14 @@ impl Bench {
     /// A private file of root's, read by the agent.
     fn idmap(&mut self, findings: &mut Vec<Finding>) {
         let file = self.folder.join("private");
-        let ready = fs::write(&file, "x").and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(0o600)));
+        let ready = fs::write(&file, "x")
+            .and_then(|()| fs::set_permissions(&file, fs::Permissions::from_mode(0o600)));
         let mut cell = policy();
-        cell.mounts =
-            vec![Mount { source: file.to_string_lossy().into_owned(), target: "/opt/private".into(), writable: false }];
+        cell.mounts = vec![Mount {
+            source: file.to_string_lossy().into_owned(),
+            target: "/opt/private".into(),
+            writable: false,
+        }];
         let trial = self.until_it_ends(cell, "exec cat /opt/private");
         let good = ready.is_ok() && trial.code() == Some(0);
         let result = if good {
@@ -220,7 +238,8 @@ impl Bench {
         } else {
             Err(format!("{} can't be mapped", self.folder.display()))
         };
-        let remedy = "Linux 5.12 or later, and ext4, xfs, btrfs or tmpfs (6.3) below the folders that you mount";
+        let remedy =
+            "Linux 5.12 or later, and ext4, xfs, btrfs or tmpfs (6.3) below the folders that you mount";
         findings.push(finding("idmap", Kind::Feature, "idmapped mounts", result, remedy));
     }
 
@@ -238,15 +257,22 @@ impl Bench {
         let usage = trial.usage();
         let killed = trial.status() == Some(Status::Signal(libc::SIGKILL));
         let held = !lacks(&self.missing, "memory") && killed && usage.peak_memory_bytes <= 25 << 20;
-        add("memory", "memory, no swap", check(held, by("a hog of 24 MiB was stopped"), "it wasn't stopped"), CONTROLLERS);
-        let told = check(usage.oom_kills > 0, by("told apart from other kills"), "it looks like any other kill");
+        add(
+            "memory",
+            "memory, no swap",
+            check(held, by("a hog of 24 MiB was stopped"), "it wasn't stopped"),
+            CONTROLLERS,
+        );
+        let told =
+            check(usage.oom_kills > 0, by("told apart from other kills"), "it looks like any other kill");
         add("oom", "out-of-memory is recognised", told, CONTROLLERS);
 
         let mut cell = policy();
         cell.limits.pids = 8;
         let line = "i=0; while [ $i -lt 20 ]; do sleep 9 & i=$((i+1)); done";
         let usage = self.until_it_ends(cell, line).usage();
-        let held = check(usage.pids_refused > 0, by("the ninth process was refused"), "more were let through");
+        let held =
+            check(usage.pids_refused > 0, by("the ninth process was refused"), "more were let through");
         add("pids", "processes", held, CONTROLLERS);
 
         let mut cell = policy();
@@ -261,13 +287,22 @@ impl Bench {
         let mut cell = policy();
         cell.limits.disk_bytes = 1 << 20;
         let trial = self.until_it_ends(cell, "head -c 3000000 /dev/zero > /work/f");
-        let held = check(trial.code() != Some(0) && trial.usage().disk_full, "size of its tmpfs".into(), "it wrote more");
+        let held = check(
+            trial.code() != Some(0) && trial.usage().disk_full,
+            "size of its tmpfs".into(),
+            "it wrote more",
+        );
         add("disk", "disk (work, tmp, shm, out, checkpoint)", held, ROOT_REMEDY);
 
         let mut cell = policy();
         cell.limits.nofile = 33;
         let trial = self.until_it_ends(cell, "[ $(ulimit -Hn) = 33 ]");
-        add("nofile", "open files", check(trial.code() == Some(0), "RLIMIT_NOFILE".into(), "not set"), ROOT_REMEDY);
+        add(
+            "nofile",
+            "open files",
+            check(trial.code() == Some(0), "RLIMIT_NOFILE".into(), "not set"),
+            ROOT_REMEDY,
+        );
 
         let mut stood_still = false;
         let began = std::cell::Cell::new(Instant::now());
@@ -287,7 +322,13 @@ impl Bench {
         findings.push(finding("freeze", Kind::Feature, "pause and resume", frozen, remedy));
         let gone = check(killed, format!("a frozen agent was gone in {} ms", took.as_millis()), "it stayed");
         findings.push(finding("kill", Kind::Feature, "kill of the whole tree", gone, remedy));
-        findings.push(finding("wall", Kind::Limit, "wall time", Ok("the kernel's timer, then a kill".into()), ""));
+        findings.push(finding(
+            "wall",
+            Kind::Limit,
+            "wall time",
+            Ok("the kernel's timer, then a kill".into()),
+            "",
+        ));
         findings.push(finding("output", Kind::Limit, "output", Ok("the kernel keeps no more".into()), ""));
     }
 }
@@ -369,7 +410,8 @@ impl Seen {
             line.unwrap_or_default().split_whitespace().next().unwrap_or_default().to_owned()
         };
         let differs = |ns: &str| {
-            let (a, b) = (fs::read_link(at(&format!("ns/{ns}"))), fs::read_link(format!("/proc/self/ns/{ns}")));
+            let (a, b) =
+                (fs::read_link(at(&format!("ns/{ns}"))), fs::read_link(format!("/proc/self/ns/{ns}")));
             matches!((a, b), (Ok(a), Ok(b)) if a != b)
         };
         let root = |path: &Path| fs::metadata(path).map(|m| (m.dev(), m.ino())).ok();

@@ -57,23 +57,52 @@ pub struct CellPolicy {
 pub enum Request {
     /// A cold agent: cell, then the program as its second process. Descriptors: stdin, stdout, stderr (none with `tty`).
     /// With `hold` the program waits for `Start` after `CellReady`, so that the kernel can put files into the scratch folder.
-    Spawn { token: Token, cell: CellPolicy, argv: Vec<String>, hold: bool },
+    Spawn {
+        token: Token,
+        cell: CellPolicy,
+        argv: Vec<String>,
+        hold: bool,
+    },
     /// A template: confined as a template is, runs `argv` (a Python template host) with its control socket as descriptor 3.
     /// Descriptors: stdout and stderr of the template. `cell.limits` bound the template itself.
-    Template { token: Token, cell: CellPolicy, argv: Vec<String> },
+    Template {
+        token: Token,
+        cell: CellPolicy,
+        argv: Vec<String>,
+    },
     /// A cell, and in it an embryo forked from the template. Descriptors: the agent's end of its syscall socket (its
     /// descriptor 3), stdout, stderr. stdin is /dev/null.
-    Embryo { token: Token, template: Token, cell: CellPolicy },
-    Start { token: Token },
+    Embryo {
+        token: Token,
+        template: Token,
+        cell: CellPolicy,
+    },
+    Start {
+        token: Token,
+    },
     /// SIGKILL to the whole tree.
-    Kill { token: Token },
+    Kill {
+        token: Token,
+    },
     /// A signal to the program (not to its children).
-    Signal { token: Token, signal: i32 },
-    SetLimits { token: Token, limits: Limits },
-    Freeze { token: Token },
-    Thaw { token: Token },
+    Signal {
+        token: Token,
+        signal: i32,
+    },
+    SetLimits {
+        token: Token,
+        limits: Limits,
+    },
+    Freeze {
+        token: Token,
+    },
+    Thaw {
+        token: Token,
+    },
     /// Current use, answered by `Usage`.
-    Measure { token: Token },
+    Measure {
+        token: Token,
+    },
     /// Kill everything and leave. Also what the end of the socket means.
     Shutdown,
 }
@@ -85,18 +114,51 @@ pub enum Event {
     /// The walls stand. Descriptors: the listening socket bound at /run/clove/kernel.sock inside, the scratch folder
     /// (O_PATH|O_DIRECTORY: its sub-folders are `work`, `tmp`, `shm`, `out`, `checkpoint`), and the pty master with `tty`.
     /// `uid` is the agent's host uid: what the kernel creates in the scratch folder is created as that uid.
-    CellReady { token: Token, init_pid: u32, uid: u32, missing_walls: Vec<String>, missing_limits: Vec<String> },
+    CellReady {
+        token: Token,
+        init_pid: u32,
+        uid: u32,
+        missing_walls: Vec<String>,
+        missing_limits: Vec<String>,
+    },
     /// The program runs (cold), or the embryo is verified from outside and waits (warm). `pid` is its host pid.
-    Started { token: Token, pid: u32 },
+    Started {
+        token: Token,
+        pid: u32,
+    },
     /// Nothing is left of it. `stage` is where it failed, in the words of the plan.
-    SpawnFailed { token: Token, stage: String, errno: i32, message: String, hint: String },
+    SpawnFailed {
+        token: Token,
+        stage: String,
+        errno: i32,
+        message: String,
+        hint: String,
+    },
     /// The template has imported and set up everything.
-    TemplateReady { token: Token, pid: u32, rss_bytes: u64, notes: Vec<String> },
+    TemplateReady {
+        token: Token,
+        pid: u32,
+        rss_bytes: u64,
+        notes: Vec<String>,
+    },
     /// The template can't be built: an exception's traceback, or what it holds that can't be forked.
-    TemplateFailed { token: Token, message: String, traceback: String },
+    TemplateFailed {
+        token: Token,
+        message: String,
+        traceback: String,
+    },
     /// The whole tree is gone. For warm agents and templates too.
-    Exited { token: Token, status: Status, usage: Usage },
-    Usage { token: Token, usage: Usage, memory_bytes: u64, pids: u64 },
+    Exited {
+        token: Token,
+        status: Status,
+        usage: Usage,
+    },
+    Usage {
+        token: Token,
+        usage: Usage,
+        memory_bytes: u64,
+        pids: u64,
+    },
 }
 
 /// How the program ended (wait(2)).

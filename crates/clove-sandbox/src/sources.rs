@@ -48,7 +48,8 @@ fn open(
 ) -> Result<OwnedFd, SourceError> {
     match &m.source {
         Source::Stage(name) => {
-            let failed = |e: Errno| error(m, name, e, "the launcher's stage is damaged: stop and start the kernel");
+            let failed =
+                |e: Errno| error(m, name, e, "the launcher's stage is damaged: stop and start the kernel");
             let (folder, set) = match name.as_str() {
                 "dev" => (stage.dev(), RDONLY | NOSUID | NOEXEC),
                 _ => (stage.etc(), RDONLY | NOSUID | NODEV | NOEXEC),
@@ -118,7 +119,8 @@ fn hidden_proc() -> Result<OwnedFd, Errno> {
     let fs = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
     rustix::mount::fsconfig_set_string(fs.as_fd(), "hidepid", "invisible")?;
     rustix::mount::fsconfig_create(fs.as_fd())?;
-    let attributes =
-        MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NODEV | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
     rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }

@@ -54,7 +54,13 @@ impl Stage {
     /// Builds it. The caller has a mount namespace of its own.
     pub fn build() -> io::Result<Stage> {
         fs::create_dir_all(PLACE)?;
-        rustix::mount::mount("tmpfs", PLACE, "tmpfs", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=700,size=64m")?;
+        rustix::mount::mount(
+            "tmpfs",
+            PLACE,
+            "tmpfs",
+            MountFlags::NOSUID | MountFlags::NOEXEC,
+            c"mode=700,size=64m",
+        )?;
         Stage::fill(Path::new(PLACE))
     }
 
@@ -63,7 +69,8 @@ impl Stage {
         let etc = root.join("etc");
         make_dev(&dev)?;
         make_etc(&etc)?;
-        let open = |p: &Path| rustix::fs::open(p, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let open =
+            |p: &Path| rustix::fs::open(p, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
         Ok(Stage { dev: open(&dev)?, etc: open(&etc)? })
     }
 
@@ -86,7 +93,13 @@ fn make_dev(dev: &Path) -> io::Result<()> {
     for (name, major, minor) in DEVICES {
         let path = dev.join(name);
         let device = rustix::fs::makedev(major, minor);
-        rustix::fs::mknodat(rustix::fs::CWD, &path, FileType::CharacterDevice, Mode::from_raw_mode(0o666), device)?;
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            &path,
+            FileType::CharacterDevice,
+            Mode::from_raw_mode(0o666),
+            device,
+        )?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666))?;
     }
     for (name, to) in LINKS {
@@ -111,7 +124,10 @@ fn make_etc(etc: &Path) -> io::Result<()> {
          nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n",
     )?;
     write("group", "root:x:0:\nagent:x:1000:\nnogroup:x:65534:\n")?;
-    write("nsswitch.conf", "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n")?;
+    write(
+        "nsswitch.conf",
+        "passwd: files\ngroup: files\nshadow: files\nhosts: files\nservices: files\nprotocols: files\n",
+    )?;
     // Each cell writes its own.
     symlink("/run/clove/hosts", etc.join("hosts"))?;
     symlink("/run/clove/hostname", etc.join("hostname"))

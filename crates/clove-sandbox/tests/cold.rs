@@ -42,13 +42,18 @@ fn everything_dies_with_the_kernel(_: &mut Rig) {
     for _ in 0..3 {
         let (token, ..) = rig.start(policy(), &["/bin/sh", "-c", "sleep 100 & sleep 100"]);
         rig.expect("start", |e| matches!(e, Event::Started { token: t, .. } if *t == token));
-        let (event, _) = rig.expect("cell", |e| matches!(e, Event::CellReady { token: t, .. } if *t == token));
+        let (event, _) =
+            rig.expect("cell", |e| matches!(e, Event::CellReady { token: t, .. } if *t == token));
         let Event::CellReady { uid, .. } = event else { unreachable!() };
         uids.push(uid);
     }
     uids.dedup();
     assert_eq!(uids.len(), 3, "each live agent has a uid of its own");
-    assert!(uids.iter().all(|u| rig::processes_of(*u) >= 3));
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !uids.iter().all(|u| rig::processes_of(*u) >= 3) {
+        assert!(std::time::Instant::now() < until);
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
     let launcher = rustix::process::Pid::from_raw(rig.launcher_pid);
     drop(rig.link);
     rustix::process::waitpid(launcher, rustix::process::WaitOptions::empty()).unwrap();
@@ -73,8 +78,27 @@ fn a_killed_launcher_takes_its_agents_along(_: &mut Rig) {
     assert_eq!(next.sh("exit 3").status(), Status::Code(3), "{data}");
 }
 
+/// The folder of the groups goes when a launcher of the same directory leaves late.
+fn a_lost_folder_is_made_again(_: &mut Rig) {
+    let first = Rig::new();
+    let data = first.data_dir.path().to_owned();
+    let config = clove_sandbox::LauncherConfig { data_dir: data, protected: vec![] };
+    let (pid, mut link) = clove_sandbox::fork_launcher(config).unwrap();
+    // Both are up: the second has answered something.
+    link.send(&clove_sandbox::protocol::Request::Measure { token: 1 }, &[]).unwrap();
+    let launcher = rustix::process::Pid::from_raw(first.launcher_pid);
+    let data_dir = first.data_dir;
+    drop(first.link);
+    rustix::process::waitpid(launcher, rustix::process::WaitOptions::empty()).unwrap();
+    let mut second = Rig::with_link(link, pid, data_dir);
+    for _ in 0..3 {
+        assert_eq!(second.sh("exit 4").status(), Status::Code(4));
+    }
+}
+
 fn many_at_once(rig: &mut Rig) {
-    let tokens: Vec<u64> = (0..60).map(|i| rig.start(policy(), &["/bin/sh", "-c", &format!("exit {i}")]).0).collect();
+    let tokens: Vec<u64> =
+        (0..60).map(|i| rig.start(policy(), &["/bin/sh", "-c", &format!("exit {i}")]).0).collect();
     for (i, token) in tokens.into_iter().enumerate() {
         let event = rig.expect_end(token);
         assert!(matches!(event, Event::Exited { status: Status::Code(c), .. } if c == i as i32), "{event:?}");
@@ -99,6 +123,7 @@ fn main() {
         ("signals_end_programs_though_they_have_an_init", signals_end_programs_though_they_have_an_init),
         ("a_missing_program_is_told_apart", a_missing_program_is_told_apart),
         ("the_environment_is_built_from_nothing", the_environment_is_built_from_nothing),
+        ("a_lost_folder_is_made_again", a_lost_folder_is_made_again),
         ("many_at_once", many_at_once),
         ("compilers_and_threads_work", compilers_and_threads_work),
         ("everything_dies_with_the_kernel", everything_dies_with_the_kernel),

@@ -20,7 +20,8 @@ struct Bait {
 
 /// Things on the host that a program might get at.
 fn bait() -> Bait {
-    let folder = tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir();
+    let folder =
+        tempfile::Builder::new().permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755)).tempdir();
     let folder = folder.unwrap();
     let secret = folder.path().join("secret");
     std::fs::write(&secret, "s3cret").unwrap();
@@ -39,7 +40,8 @@ fn probe_source() -> String {
 
 /// What works without a sandbox.
 fn control(bait: &Bait) -> BTreeMap<String, Value> {
-    let out = std::process::Command::new("python3").arg("-c").arg(probe_source()).env("PROBE", &bait.env).output();
+    let out =
+        std::process::Command::new("python3").arg("-c").arg(probe_source()).env("PROBE", &bait.env).output();
     let out = out.unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     serde_json::from_slice(&out.stdout).unwrap()
@@ -92,7 +94,8 @@ fn templates_get_little(rig: &mut Rig) {
     let (token, log) = warm::template(rig, "", &setup);
     rig.expect("template", |e| matches!(e, Event::TemplateReady { token: t, .. } if *t == token));
     let text = rig::text(log);
-    let inside: BTreeMap<String, Value> = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let inside: BTreeMap<String, Value> =
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
     // Within its own namespaces only: entering the one that it is in, and naming it.
     let own = ["setns", "sethostname"];
     let worked: Vec<_> =
@@ -152,7 +155,8 @@ fn a_user_namespace_cant_even_be_asked_for(rig: &mut Rig) {
 fn one_agent_cant_reach_another(rig: &mut Rig) {
     let mut victim: CellPolicy = policy();
     victim.env.push(("SECRET".into(), "victims".into()));
-    let (token, ..) = rig.start(victim, &["/bin/sh", "-c", "echo s > /work/s; echo s > /dev/shm/s; sleep 30"]);
+    let (token, ..) =
+        rig.start(victim, &["/bin/sh", "-c", "echo s > /work/s; echo s > /dev/shm/s; sleep 30"]);
     let (event, _) = rig.expect("start", |e| matches!(e, Event::Started { token: t, .. } if *t == token));
     let Event::Started { pid, .. } = event else { unreachable!() };
     let end = rig.sh(&format!("ls /work /dev/shm /tmp; kill -0 {pid}; ls /proc/{pid}"));

@@ -42,7 +42,8 @@ fn the_operators_private_files_can_be_read(rig: &mut Rig) {
     private(d.path(), 0o700);
     std::fs::write(d.path().join("key"), "private\n").unwrap();
     private(&d.path().join("key"), 0o600);
-    let end = rig.run(with(&[(d.path(), "/data", false)]), &["/bin/sh", "-c", "cat /data/key; echo x > /data/new"]);
+    let end =
+        rig.run(with(&[(d.path(), "/data", false)]), &["/bin/sh", "-c", "cat /data/key; echo x > /data/new"]);
     assert_eq!(end.stdout, "private\n", "{end:?}");
     assert!(end.stderr.contains("Read-only"), "{end:?}");
 }
@@ -116,7 +117,9 @@ fn the_clove_folders_and_the_host_are_refused(rig: &mut Rig) {
         (Path::new("/usr/share"), "/usr/nowhere"),
     ] {
         let end = rig.run(with(&[(source, target, false)]), &["/bin/true"]);
-        let Event::SpawnFailed { stage, message, .. } = &end.event else { panic!("{source:?} {target} {end:?}") };
+        let Event::SpawnFailed { stage, message, .. } = &end.event else {
+            panic!("{source:?} {target} {end:?}")
+        };
         assert_eq!(stage, "policy", "{message}");
     }
     // By a link, too.
@@ -142,7 +145,11 @@ fn small_files_and_the_scratch_folder_reach_the_program(rig: &mut Rig) {
     let old = Path::new(&scratch).join("checkpoint/old");
     clove_sys::fsuid::with_fsuid(uid, uid, || std::fs::write(&old, "old\n")).unwrap().unwrap();
     rig.send(Request::Start { token }, &[]);
-    assert!(matches!(rig.expect_end(token), Event::Exited { status: Status::Code(0), .. }), "{}", rig::text(out));
+    assert!(
+        matches!(rig.expect_end(token), Event::Exited { status: Status::Code(0), .. }),
+        "{}",
+        rig::text(out)
+    );
     assert_eq!(rig::text(out), "{}xold\n1000\ntest-1\n");
     assert_eq!(std::fs::read_to_string(Path::new(&scratch).join("out/result")).unwrap(), "r\n");
 }
@@ -169,7 +176,9 @@ fn a_terminal_of_its_own(rig: &mut Rig) {
     let mut cell = policy();
     cell.tty = Some((33, 99));
     let token = rig.token();
-    let argv = ["/bin/sh", "-c", "tty; stty size; echo > /dev/tty && echo control; exit 4"].map(String::from).to_vec();
+    let argv = ["/bin/sh", "-c", "tty; stty size; echo > /dev/tty && echo control; exit 4"]
+        .map(String::from)
+        .to_vec();
     rig.send(Request::Spawn { token, cell, argv, hold: false }, &[]);
     let (_, mut fds) = rig.expect("cell", |e| matches!(e, Event::CellReady { token: t, .. } if *t == token));
     assert_eq!(fds.len(), 3);
@@ -192,7 +201,10 @@ fn main() {
         ("single_files_and_nested_mounts_work", single_files_and_nested_mounts_work),
         ("an_interpreter_in_a_private_home_works", an_interpreter_in_a_private_home_works),
         ("the_clove_folders_and_the_host_are_refused", the_clove_folders_and_the_host_are_refused),
-        ("small_files_and_the_scratch_folder_reach_the_program", small_files_and_the_scratch_folder_reach_the_program),
+        (
+            "small_files_and_the_scratch_folder_reach_the_program",
+            small_files_and_the_scratch_folder_reach_the_program,
+        ),
         ("the_listener_is_the_agents_own", the_listener_is_the_agents_own),
         ("a_terminal_of_its_own", a_terminal_of_its_own),
     ]);

@@ -9,7 +9,11 @@ use rig::warm::{embryo, ready, started, template};
 use std::io::Write;
 
 fn an_embryo_runs_with_what_the_template_has(rig: &mut Rig) {
-    let t = ready(rig, "print(shared['answer'], os.getpid(), os.getuid(), sorted(os.listdir('/proc/self/fd')), open('/proc/self/uid_map').read().split()[0])", "");
+    let t = ready(
+        rig,
+        "print(shared['answer'], os.getpid(), os.getuid(), sorted(os.listdir('/proc/self/fd')), open('/proc/self/uid_map').read().split()[0])",
+        "",
+    );
     for _ in 0..3 {
         let (end, out, err) = embryo(rig, t).finish(rig);
         assert!(matches!(end, Event::Exited { status: Status::Code(0), .. }), "{end:?} {err}");
@@ -21,15 +25,21 @@ fn an_embryo_runs_with_what_the_template_has(rig: &mut Rig) {
 }
 
 fn a_template_that_keeps_threads_is_refused(rig: &mut Rig) {
-    let (t, _log) = template(rig, "", "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()");
-    let (event, _) = rig.expect("refusal", |e| matches!(e, Event::TemplateFailed { token, .. } if *token == t));
+    let (t, _log) = template(
+        rig,
+        "",
+        "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()",
+    );
+    let (event, _) =
+        rig.expect("refusal", |e| matches!(e, Event::TemplateFailed { token, .. } if *token == t));
     assert!(format!("{event:?}").contains("2 threads"), "{event:?}");
     rig.expect_end(t);
 }
 
 fn an_import_error_is_told(rig: &mut Rig) {
     let (t, log) = template(rig, "", "import no_such_module");
-    let (event, _) = rig.expect("failure", |e| matches!(e, Event::TemplateFailed { token, .. } if *token == t));
+    let (event, _) =
+        rig.expect("failure", |e| matches!(e, Event::TemplateFailed { token, .. } if *token == t));
     assert!(format!("{event:?}").contains("exit code 1"), "{event:?}");
     assert!(matches!(rig.expect_end(t), Event::Exited { status: Status::Code(1), .. }));
     assert!(rig::text(log).contains("No module named"));
@@ -155,6 +165,28 @@ fn crashes_and_hunger_of_warm_agents_are_told(rig: &mut Rig) {
     }
 }
 
+/// Prints a figure; asserts only that nothing waits for seconds.
+fn how_long_an_embryo_takes(rig: &mut Rig) {
+    let t = ready(rig, "", "");
+    let mut times = Vec::new();
+    for _ in 0..40 {
+        let began = std::time::Instant::now();
+        let w = embryo(rig, t);
+        assert!(matches!(started(rig, w.token), Event::Started { .. }));
+        times.push(began.elapsed());
+        rig.send(Request::Kill { token: w.token }, &[]);
+        rig.expect_end(w.token);
+    }
+    times.sort();
+    println!(
+        "embryo of a bare Python, request to verified: p10 {:?}, p50 {:?}, p90 {:?}",
+        times[4], times[20], times[36]
+    );
+    assert!(times[20] < std::time::Duration::from_secs(1));
+    rig.send(Request::Kill { token: t }, &[]);
+    rig.expect_end(t);
+}
+
 fn kills_at_any_moment_leave_nothing(rig: &mut Rig) {
     let t = ready(rig, "import time; time.sleep(60)", "");
     let (mut tokens, mut warm) = (Vec::new(), Vec::new());
@@ -197,6 +229,7 @@ fn main() {
         ("a_template_that_lies_is_caught", a_template_that_lies_is_caught),
         ("an_agent_outlives_its_template_and_dies_alone", an_agent_outlives_its_template_and_dies_alone),
         ("crashes_and_hunger_of_warm_agents_are_told", crashes_and_hunger_of_warm_agents_are_told),
+        ("how_long_an_embryo_takes", how_long_an_embryo_takes),
         ("kills_at_any_moment_leave_nothing", kills_at_any_moment_leave_nothing),
     ]);
 }

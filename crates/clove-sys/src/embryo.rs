@@ -182,7 +182,10 @@ mod tests {
             limits: ResourceLimits { nofile: 256 },
             landlock: Some(Ruleset {
                 abi: 7,
-                rules: vec![Rule { path: c"/work".into(), writable: true }, Rule { path: c"/".into(), writable: false }],
+                rules: vec![
+                    Rule { path: c"/work".into(), writable: true },
+                    Rule { path: c"/".into(), writable: false },
+                ],
             }),
             filter: vec![Instruction { code: 0x20, jt: 1, jf: 2, k: 3 }],
             cwd: c"/work".into(),

@@ -69,11 +69,13 @@ impl Ruleset {
             _ => 24,
         };
         // SAFETY: the kernel reads `size` bytes, at most the 24 of the array.
-        let set = check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attr.as_ptr(), size, 0u32) })?;
+        let set =
+            check(unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, attr.as_ptr(), size, 0u32) })?;
         let set = set as RawFd;
         let done = self.fill(set, handled);
         // SAFETY: plain numbers; the ruleset was made above.
-        let done = done.and_then(|()| check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, set, 0u32) }));
+        let done =
+            done.and_then(|()| check(unsafe { libc::syscall(libc::SYS_landlock_restrict_self, set, 0u32) }));
         // SAFETY: the descriptor was made above and is used by nobody else.
         unsafe { libc::close(set) };
         done.map(drop)
@@ -95,11 +97,13 @@ impl Ruleset {
             if !is_folder {
                 allowed &= FILE_RIGHTS;
             }
-            let beneath = raw::landlock_path_beneath_attr { allowed_access: allowed & handled, parent_fd: fd };
+            let beneath =
+                raw::landlock_path_beneath_attr { allowed_access: allowed & handled, parent_fd: fd };
             const PATH_BENEATH: u32 = raw::landlock_rule_type::LANDLOCK_RULE_PATH_BENEATH as u32;
             // SAFETY: the kernel reads one path_beneath attribute, which outlives the call.
-            let added =
-                unsafe { libc::syscall(libc::SYS_landlock_add_rule, set, PATH_BENEATH, &raw const beneath, 0u32) };
+            let added = unsafe {
+                libc::syscall(libc::SYS_landlock_add_rule, set, PATH_BENEATH, &raw const beneath, 0u32)
+            };
             let added = check(added);
             // SAFETY: the descriptor was opened above.
             unsafe { libc::close(fd) };

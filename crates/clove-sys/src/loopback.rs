@@ -6,7 +6,8 @@ use rustix::io::Errno;
 /// Needs CAP_NET_ADMIN in the user namespace that owns this network namespace.
 pub fn raise() -> Result<(), Errno> {
     // SAFETY: plain numbers; the result is checked and closed below.
-    let socket = check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into())?;
+    let socket =
+        check(unsafe { libc::socket(libc::AF_INET, libc::SOCK_DGRAM | libc::SOCK_CLOEXEC, 0) }.into())?;
     // SAFETY: an all-zero ifreq is valid (every field is a number or an array of numbers).
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (slot, byte) in request.ifr_name.iter_mut().zip(b"lo") {

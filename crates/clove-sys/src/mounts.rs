@@ -14,7 +14,8 @@ pub const NOEXEC: u64 = raw::MOUNT_ATTR_NOEXEC as u64;
 /// open_tree(2) with OPEN_TREE_CLONE|AT_RECURSIVE of what `source` (an O_PATH descriptor) names: a detached copy of
 /// the mount tree there.
 pub fn clone_tree(source: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
-    let flags = raw::OPEN_TREE_CLONE | raw::OPEN_TREE_CLOEXEC | (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as u32;
+    let flags =
+        raw::OPEN_TREE_CLONE | raw::OPEN_TREE_CLOEXEC | (libc::AT_RECURSIVE | libc::AT_EMPTY_PATH) as u32;
     // SAFETY: an empty path with AT_EMPTY_PATH names the borrowed descriptor itself, which is open for this call.
     let fd = check(unsafe { libc::syscall(libc::SYS_open_tree, source.as_raw_fd(), c"".as_ptr(), flags) })?;
     // SAFETY: the kernel has just made this descriptor for us.
@@ -23,7 +24,11 @@ pub fn clone_tree(source: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 
 /// mount_setattr(2) on a detached tree and everything below it; with `idmap`, file owners are seen through that user
 /// namespace.
-pub fn set_tree_attributes(tree: BorrowedFd<'_>, set: u64, idmap: Option<BorrowedFd<'_>>) -> Result<(), Errno> {
+pub fn set_tree_attributes(
+    tree: BorrowedFd<'_>,
+    set: u64,
+    idmap: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
     let attr = libc::mount_attr {
         attr_set: set | if idmap.is_some() { u64::from(raw::MOUNT_ATTR_IDMAP) } else { 0 },
         attr_clr: 0,
@@ -60,9 +65,8 @@ pub(crate) fn attach(tree: RawFd, target: &CStr) -> Result<(), Errno> {
 /// mount(2).
 pub(crate) fn mount(source: &CStr, target: &CStr, kind: &CStr, flags: u64, data: &CStr) -> Result<(), Errno> {
     // SAFETY: all five are C strings or plain flags and outlive the call; the kernel copies what it needs.
-    let r = unsafe {
-        libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
-    };
+    let r =
+        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast()) };
     check(r.into()).map(drop)
 }
 
@@ -102,9 +106,11 @@ pub fn idmap_namespace(
     inside: (u32, u32),
     outside: (u32, u32),
 ) -> Result<OwnedFd, Errno> {
-    let child = crate::clone::spawn(proof, crate::clone::NEWUSER, None, || loop {
-        // SAFETY: pause has no preconditions; the parent ends this process by SIGKILL.
-        unsafe { libc::pause() };
+    let child = crate::clone::spawn(proof, crate::clone::NEWUSER, None, || {
+        loop {
+            // SAFETY: pause has no preconditions; the parent ends this process by SIGKILL.
+            unsafe { libc::pause() };
+        }
     })?;
     let made = write_map(child.pid, inside, outside);
     let _ = rustix::process::pidfd_send_signal(&child.pidfd, rustix::process::Signal::KILL);

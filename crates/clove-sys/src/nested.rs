@@ -21,10 +21,15 @@ use std::os::fd::{AsRawFd, RawFd};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum News {
     /// The cell's first process exists. Descriptor: its pidfd.
-    Made { pid: i32 },
+    Made {
+        pid: i32,
+    },
     /// Its uid and gid maps are written.
     Mapped,
-    Failed { stage: Stage, errno: i32 },
+    Failed {
+        stage: Stage,
+        errno: i32,
+    },
 }
 
 pub const NEWS_BYTES: usize = 12;
@@ -45,7 +50,9 @@ impl News {
 
     pub fn decode(bytes: &[u8]) -> Option<News> {
         let bytes: &[u8; NEWS_BYTES] = bytes.try_into().ok()?;
-        let word = |i: usize| u32::from_le_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]]);
+        let word = |i: usize| {
+            u32::from_le_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]])
+        };
         Some(match word(0) {
             1 => News::Made { pid: word(1) as i32 },
             2 => News::Mapped,

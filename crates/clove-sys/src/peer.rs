@@ -28,6 +28,8 @@ pub fn pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// Whether the process behind a pidfd still lives (signal 0, pidfd_send_signal(2)).
 pub fn is_alive(pidfd: BorrowedFd<'_>) -> bool {
     // SAFETY: no memory is passed; signal 0 only checks.
-    let r = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, std::ptr::null::<u8>(), 0) };
+    let r = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), 0, std::ptr::null::<u8>(), 0)
+    };
     r == 0
 }

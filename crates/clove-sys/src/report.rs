@@ -47,8 +47,22 @@ impl Stage {
     pub fn from_number(n: u32) -> Option<Stage> {
         use Stage::*;
         [
-            Fork, Session, Terminal, Stdio, Limits, Capabilities, NoNewPrivs, Landlock, Seccomp, Folder, Exec,
-            Namespaces, Ids, Template, Map, Groups,
+            Fork,
+            Session,
+            Terminal,
+            Stdio,
+            Limits,
+            Capabilities,
+            NoNewPrivs,
+            Landlock,
+            Seccomp,
+            Folder,
+            Exec,
+            Namespaces,
+            Ids,
+            Template,
+            Map,
+            Groups,
         ]
         .into_iter()
         .find(|s| *s as u32 == n)
@@ -88,7 +102,9 @@ impl Report {
             }
             Report::ScriptFailed { step, errno } => words = [2, step, errno as u32, 0],
             Report::Started => words[0] = 3,
-            Report::ProgramFailed { stage, errno, found } => words = [4, stage as u32, errno as u32, found.into()],
+            Report::ProgramFailed { stage, errno, found } => {
+                words = [4, stage as u32, errno as u32, found.into()]
+            }
             Report::Ended { status } => words = [5, status as u32, 0, 0],
         }
         let mut out = [0u8; REPORT_BYTES];
@@ -103,7 +119,9 @@ impl Report {
 
     pub fn decode(bytes: &[u8]) -> Option<Report> {
         let bytes: &[u8; REPORT_BYTES] = bytes.try_into().ok()?;
-        let word = |i: usize| u32::from_le_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]]);
+        let word = |i: usize| {
+            u32::from_le_bytes([bytes[i * 4], bytes[i * 4 + 1], bytes[i * 4 + 2], bytes[i * 4 + 3]])
+        };
         Some(match word(0) {
             1 => {
                 let mut skipped = [NO_STEP; SKIPPED];

@@ -13,32 +13,76 @@ use std::os::fd::{IntoRawFd, RawFd};
 pub enum Step {
     /// Nothing of what is mounted here is seen outside any more, nor the other way round.
     MakePrivate,
-    Mount { kind: CString, target: CString, flags: u64, data: CString },
-    Enter { path: CString },
+    Mount {
+        kind: CString,
+        target: CString,
+        flags: u64,
+        data: CString,
+    },
+    Enter {
+        path: CString,
+    },
     /// Existing folders are fine.
-    MakeFolder { path: CString, mode: u32 },
+    MakeFolder {
+        path: CString,
+        mode: u32,
+    },
     /// An empty file, to mount a file on.
-    MakeFile { path: CString },
-    MakeLink { to: CString, path: CString },
-    WriteFile { path: CString, content: Vec<u8>, mode: u32 },
+    MakeFile {
+        path: CString,
+    },
+    MakeLink {
+        to: CString,
+        path: CString,
+    },
+    WriteFile {
+        path: CString,
+        content: Vec<u8>,
+        mode: u32,
+    },
     /// Attaches a detached mount tree.
-    Attach { tree: RawFd, target: CString },
-    Bind { source: CString, target: CString },
+    Attach {
+        tree: RawFd,
+        target: CString,
+    },
+    Bind {
+        source: CString,
+        target: CString,
+    },
     /// mount_setattr flags on one mount.
-    SetAttributes { target: CString, set: u64, recursive: bool },
+    SetAttributes {
+        target: CString,
+        set: u64,
+        recursive: bool,
+    },
     /// Opens the folder that is passed out as the scratch folder.
-    OpenScratch { path: CString },
+    OpenScratch {
+        path: CString,
+    },
     Pivot,
     /// Makes the cgroups that the process is in now the root of what it sees.
     OwnCgroups,
-    BecomeIds { uid: u32, gid: u32 },
+    BecomeIds {
+        uid: u32,
+        gid: u32,
+    },
     RaiseLoopback,
-    Hostname { name: CString },
+    Hostname {
+        name: CString,
+    },
     /// Binds and listens; passed out as the listener. The path must be short (108 bytes, unix(7)).
-    Listen { path: CString },
-    OpenTerminal { rows: u16, columns: u16 },
+    Listen {
+        path: CString,
+    },
+    OpenTerminal {
+        rows: u16,
+        columns: u16,
+    },
     /// Writes a kernel setting of one of the cell's own namespaces.
-    Setting { path: CString, value: CString },
+    Setting {
+        path: CString,
+        value: CString,
+    },
 }
 
 /// A step, and whether the cell can stand without it.
@@ -112,15 +156,18 @@ impl Step {
                 Err(Errno::EXIST) => Ok(()),
                 other => other,
             },
-            Step::MakeLink { to, path } => rustix::fs::symlinkat(to.as_c_str(), rustix::fs::CWD, path.as_c_str()),
+            Step::MakeLink { to, path } => {
+                rustix::fs::symlinkat(to.as_c_str(), rustix::fs::CWD, path.as_c_str())
+            }
             Step::WriteFile { path, content, mode } => write_file(path, content, *mode, OFlags::TRUNC),
             Step::Attach { tree, target } => mounts::attach(*tree, target),
             Step::Bind { source, target } => mounts::mount(source, target, c"", libc::MS_BIND, c""),
-            Step::SetAttributes { target, set, recursive } => mounts::set_path_attributes(target, *set, *recursive),
+            Step::SetAttributes { target, set, recursive } => {
+                mounts::set_path_attributes(target, *set, *recursive)
+            }
             Step::OpenScratch { path } => {
                 let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-                opened.scratch =
-                    Some(rustix::fs::open(path.as_c_str(), flags, Mode::empty())?.into_raw_fd());
+                opened.scratch = Some(rustix::fs::open(path.as_c_str(), flags, Mode::empty())?.into_raw_fd());
                 Ok(())
             }
             Step::Pivot => mounts::pivot_here(),
@@ -139,7 +186,8 @@ impl Step {
                 Ok(())
             }
             Step::Setting { path, value } => {
-                let file = rustix::fs::open(path.as_c_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+                let file =
+                    rustix::fs::open(path.as_c_str(), OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
                 rustix::io::write(&file, value.to_bytes()).map(drop)
             }
         }

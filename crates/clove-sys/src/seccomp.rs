@@ -24,5 +24,6 @@ pub fn install(filter: &[Instruction]) -> Result<(), Errno> {
     let len = u16::try_from(filter.len()).map_err(|_| Errno::INVAL)?;
     let program = Program { len, filter: filter.as_ptr() };
     // SAFETY: `program` describes exactly the slice, with the layout of sock_fprog; the kernel copies and checks it.
-    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u64, &program) }).map(drop)
+    check(unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0u64, &program) })
+        .map(drop)
 }

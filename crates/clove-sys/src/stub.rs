@@ -1,11 +1,11 @@
 //! The first process of a cell: builds the walls from inside, then is its init (PID 1), or becomes a template.
 
 use crate::clone::{check, spawn_from_stub};
+use crate::privileges;
 use crate::program::{NotStarted, Program, close_between};
 use crate::report::{Report, Stage};
 use crate::scm::{self, borrow};
 use crate::script::{Opened, Script};
-use crate::privileges;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 use std::os::fd::{AsRawFd, RawFd};
@@ -116,7 +116,8 @@ impl Stub {
     /// Waits for one word; false when the launcher is gone or says something else.
     fn told(&self, word: u8) -> bool {
         let mut byte = [0u8];
-        matches!(scm::recv(borrow(self.setup), &mut byte, &mut [], RecvFlags::empty()), Ok((1, _))) && byte[0] == word
+        matches!(scm::recv(borrow(self.setup), &mut byte, &mut [], RecvFlags::empty()), Ok((1, _)))
+            && byte[0] == word
     }
 
     fn say(&self, report: &Report) -> bool {
@@ -130,7 +131,12 @@ impl Stub {
             fds[count] = borrow(fd);
             count += 1;
         }
-        let sent = scm::send(borrow(self.setup), &Report::Ready { skipped }.encode(), &fds[..count], SendFlags::empty());
+        let sent = scm::send(
+            borrow(self.setup),
+            &Report::Ready { skipped }.encode(),
+            &fds[..count],
+            SendFlags::empty(),
+        );
         for fd in [opened.listener, opened.scratch, opened.master].into_iter().flatten() {
             close(fd);
         }
@@ -190,7 +196,8 @@ impl Stub {
         let got = rustix::io::retry_on_intr(|| rustix::io::read(borrow(reader), &mut record));
         close(reader);
         if got == Ok(12) {
-            let number = |at: usize| u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
+            let number =
+                |at: usize| u32::from_le_bytes([record[at], record[at + 1], record[at + 2], record[at + 3]]);
             return Err(NotStarted {
                 stage: Stage::from_number(number(0)).unwrap_or(Stage::Exec),
                 errno: Errno::from_raw_os_error(number(4) as i32),
@@ -198,7 +205,8 @@ impl Stub {
             });
         }
         let pidfd = borrow(child.pidfd.as_raw_fd());
-        scm::send(borrow(self.setup), &Report::Started.encode(), &[pidfd], SendFlags::empty()).map_err(fork)?;
+        scm::send(borrow(self.setup), &Report::Started.encode(), &[pidfd], SendFlags::empty())
+            .map_err(fork)?;
         Ok(child.pid)
     }
 

@@ -8,12 +8,14 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .untrusted import for_terminal
 
 # States after which a task doesn't change any more.
 FINAL_STATES = ("done", "failed", "quarantined", "cancelled")
+# States that a task gets into when its last attempt has died or raised.
+FAILED_STATES = ("backoff", "failed", "quarantined")
 
 # Every command but `sweep watch` answers at once.
 ANSWER_S = 60.0
@@ -48,6 +50,11 @@ class Clove:
         """Every change of a task's state, until the run ends."""
         return WatchedSweep([self.program, "sweep", "watch", run, "--json"])
 
+    def sweep_inspect(self, run: str, index: int) -> dict[str, Any]:
+        """One task with its result so far and the certificates of its attempts that died."""
+        task: dict[str, Any] = self._json("sweep", "inspect", run, str(index), "--json")
+        return task
+
     def sweep_show(self, run: str) -> dict[str, Any]:
         """The counts of a run: total, done, failed, quarantined."""
         shown: dict[str, Any] = self._json("sweep", "show", run, "--json")
@@ -67,7 +74,8 @@ class Clove:
         self._run("kill", name)
 
     def kernel_info(self) -> dict[str, Any]:
-        """The pids of kernel and launcher."""
+        """The pids of kernel and launcher; the kernel is started if there is none."""
+        self._run("kernel", "socket", "--start")
         info: dict[str, Any] = self._json("kernel", "info", "--json")
         return info
 
@@ -100,8 +108,27 @@ class Clove:
         return done.stdout
 
 
+class TaskChange(NamedTuple):
+    """Where a task of a watched sweep stands now; several changes in a row may have become one."""
+
+    index: int
+    name: str
+    state: str
+    # From 1; 0 for a task that hasn't begun.
+    attempt: int
+    pid: int | None
+    started_ms: int | None
+    ended_ms: int | None
+    seconds: float | None
+
+    @property
+    def deaths(self) -> int:
+        """How many attempts must have failed for it to stand there."""
+        return self.attempt if self.state in FAILED_STATES else max(0, self.attempt - 1)
+
+
 class WatchedSweep:
-    """A running `clove sweep watch`, as an iterator over its lines."""
+    """A running `clove sweep watch`, as an iterator over its tasks' changes."""
 
     def __init__(self, command: list[str]) -> None:
         self._command = command
@@ -115,23 +142,60 @@ class WatchedSweep:
         )
         self.pid = self._process.pid
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[TaskChange]:
         assert self._process.stdout is not None
         assert self._process.stderr is not None
+        over: dict[str, Any] | None = None
         for line in self._process.stdout:
-            if line.strip():
-                event: dict[str, Any] = json.loads(line)
-                yield event
+            kind, found = self._read(line)
+            if kind == "run":
+                over = found
+            elif kind == "task":
+                yield self._change(found, line)
         complaint = self._process.stderr.read().strip()
         if self._process.wait() != 0:
-            command = " ".join(self._command)
-            raise CliFailed(f"`{command}` ended with {self._process.returncode}: {for_terminal(complaint)}")
+            raise CliFailed(f"`{self._spoken()}` ended with {self._process.returncode}: {for_terminal(complaint)}")
+        if over is None or over.get("state") != "finished":
+            state = over.get("state") if over else "unknown"
+            why = f": {over['message']}" if over and over.get("message") else ""
+            raise CliFailed(f"the sweep hasn't finished, it is {for_terminal(str(state) + why)}")
 
     def close(self) -> None:
         """Stop watching; the sweep goes on."""
         if self._process.poll() is None:
             self._process.terminate()
         self._process.wait()
+
+    def _read(self, line: str) -> tuple[str, dict[str, Any]]:
+        try:
+            event = json.loads(line)
+            kind = str(event["kind"])
+            return kind, dict(event.get(kind) or {})
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._not_understood(line) from error
+
+    def _change(self, task: dict[str, Any], line: str) -> TaskChange:
+        try:
+            return TaskChange(
+                int(task["index"]),
+                str(task["name"]),
+                str(task["state"]),
+                int(task["attempts"]),
+                task.get("pid"),
+                task.get("started_ms"),
+                task.get("ended_ms"),
+                task.get("seconds"),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise self._not_understood(line) from error
+
+    def _not_understood(self, line: str) -> CliFailed:
+        return CliFailed(
+            f"`{self._spoken()}` printed a line that this demo doesn't understand: {for_terminal(line[:200])}"
+        )
+
+    def _spoken(self) -> str:
+        return " ".join(["clove", *self._command[1:]])
 
 
 def spent_cpu_s(certificate: dict[str, Any]) -> float:
@@ -143,8 +207,10 @@ def spent_cpu_s(certificate: dict[str, Any]) -> float:
 def killed_by(certificate: dict[str, Any]) -> str | None:
     """Who killed, in words, if somebody did."""
     who = certificate.get("killed_by")
-    if not who:
+    if not isinstance(who, dict):
         return None
-    if isinstance(who, dict):
-        return for_terminal(", ".join(f"{key} {value}" for key, value in who.items() if value is not None))
-    return for_terminal(who)
+    words = [str(who.get("kind"))]
+    if who.get("command"):
+        words.append(f"command {who['command']}")
+    words += [f"{key} {who[key]}" for key in ("pid", "uid") if who.get(key) is not None]
+    return for_terminal(", ".join(words))

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from . import clove_cli, sweep_file
 from .bystanders import Bystanders
-from .clove_cli import CliFailed, Clove
+from .clove_cli import CliFailed, Clove, TaskChange
 from .column import Attempt, Column, assign_lanes
 from .measure import Sampler, all_stats, cpu_s, tree
 from .standalone_column import KILL_AFTER_S, Work
@@ -23,6 +22,9 @@ from .victims import Victims
 
 class Audience(Protocol):
     """Whoever looks on while the sweep runs."""
+
+    # Whether `change` is to be told results; asking for them costs a command each.
+    wants_results: bool
 
     def change(self, position: int, event: Mapping[str, Any]) -> None:
         """A task has changed its state."""
@@ -63,7 +65,7 @@ def run(
     column = Column("CloveOS", len(configs), work.cores)
     try:
         clove = Clove.find()
-        _run(clove, column, configs, work, victims, seed, audience, bystanders, kill_after_s)
+        _run(clove, column, configs, work, victims, seed, audience, bystanders, say, kill_after_s)
     except CliFailed as error:
         column.error = str(error)
         column.what_happened = f"not finished: {error}"
@@ -80,6 +82,7 @@ def _run(
     seed: int,
     audience: Audience,
     bystanders: Bystanders,
+    say: Callable[[str], None],
     kill_after_s: float,
 ) -> None:
     books: _Books | None = None
@@ -107,8 +110,9 @@ def _run(
         run_id = clove.sweep_run(file)
         watch = clove.sweep_watch(run_id)
         watching.append(watch.pid)
+        follower = _Follower(clove, run_id, work.names, victims, audience, bystanders, kill_after_s)
         try:
-            _follow(clove, watch, work.names, victims, audience, bystanders, kill_after_s)
+            follower.follow(watch)
         finally:
             watch.close()
         column.wall_s = time.monotonic() - sampler.started
@@ -118,61 +122,110 @@ def _run(
         audience.close()
         sampler.stop()
         if run_id and not finished:
-            with contextlib.suppress(CliFailed):
+            try:
                 clove.sweep_cancel(run_id)
+            except CliFailed as error:
+                say(f"the sweep {run_id} couldn't be cancelled: {error}")
         shutil.rmtree(folder, ignore_errors=True)
     column.peak_bytes = sampler.peak_bytes
     column.available_fall_bytes = sampler.available_fall_bytes
     column.samples = sampler.samples
     began_ms = (time.time() - (time.monotonic() - sampler.started)) * 1000
-    take_results(column, clove.sweep_results(run_id), began_ms)
+    take_results(column, clove.sweep_results(run_id), began_ms, follower.last)
+    follower.complain(column, say)
 
 
-def _follow(
-    clove: Clove,
-    watch: clove_cli.WatchedSweep,
-    names: Sequence[str],
-    victims: Victims,
-    audience: Audience,
-    bystanders: Bystanders,
-    kill_after_s: float,
-) -> None:
-    """Pass on each change, and send the kill by hand when its victim has begun."""
-    timer: threading.Timer | None = None
-    positions = {name: position for position, name in enumerate(names)}
-    try:
-        for event in watch:
-            name = str(event.get("name"))
-            if name not in positions:
-                continue
-            position = positions[name]
-            state = event.get("state")
-            if state == "running":
-                bystanders.started(position, name, event.get("pid"))
-                if position == victims.kill and event.get("attempt") == 1:
-                    timer = threading.Timer(kill_after_s, _kill, (clove, name))
-                    timer.daemon = True
-                    timer.start()
-            elif state == "done":
-                bystanders.ended(position)
-            elif state is not None:
-                certificate = event.get("certificate") or {}
-                own = victims.fault_at(position) is not None or bool(clove_cli.killed_by(certificate))
-                bystanders.died(position, name, own)
-            if position == victims.kill and state != "running" and timer is not None:
-                timer.cancel()
-            audience.change(position, event)
-    finally:
-        if timer is not None:
-            timer.cancel()
+class _Follower:
+    """Passes each change on, and sends the kill by hand when its victim has begun."""
 
+    def __init__(
+        self,
+        clove: Clove,
+        run_id: str,
+        names: Sequence[str],
+        victims: Victims,
+        audience: Audience,
+        bystanders: Bystanders,
+        kill_after_s: float,
+    ) -> None:
+        self.last: dict[int, TaskChange] = {}
+        self._clove = clove
+        self._run_id = run_id
+        self._positions = {name: position for position, name in enumerate(names)}
+        self._names = names
+        self._victims = victims
+        self._audience = audience
+        self._bystanders = bystanders
+        self._kill_after_s = kill_after_s
+        self._deaths_told: dict[int, int] = {}
+        self._timer: threading.Timer | None = None
+        self._kill_error: CliFailed | None = None
 
-def _kill(clove: Clove, name: str) -> None:
-    try:
-        clove.kill(name)
-    except CliFailed:
-        # The audience was faster, or the task: the certificates tell.
-        return
+    def follow(self, watch: Iterable[TaskChange]) -> None:
+        """Until the sweep ends."""
+        try:
+            for change in watch:
+                self._take(change)
+        finally:
+            if self._timer is not None:
+                self._timer.cancel()
+
+    def complain(self, column: Column, say: Callable[[str], None]) -> None:
+        """Say so if the kill by hand never hit its victim."""
+        if any(one["position"] == self._victims.kill and one.get("killed_by") for one in column.certificates):
+            # A kill of ours that failed then was only slower than the audience's.
+            return
+        name = self._names[self._victims.kill]
+        why = str(self._kill_error) if self._kill_error else "it was over before, or was never seen running"
+        column.error = f"the kill by hand of {name} never came about: {why}"
+        column.what_happened += f"; {column.error}"
+        say(f"CloveOS: {column.error}")
+
+    def _take(self, change: TaskChange) -> None:
+        position = self._positions.get(change.name)
+        if position is None:
+            raise CliFailed(f"the sweep tells of a task {for_terminal(change.name)} that isn't the demo's")
+        self.last[position] = change
+        event = {"state": change.state, "attempt": change.attempt}
+        # Of two changes in quick succession only the second may be told, so deaths are counted, not waited for.
+        died = change.deaths - self._deaths_told.get(position, 0)
+        task: Mapping[str, Any] = {}
+        if died > 0 or (change.state == "done" and self._audience.wants_results):
+            task = self._clove.sweep_inspect(self._run_id, change.index)
+        if died > 0:
+            self._deaths_told[position] = change.deaths
+            self._died(position, change, (task.get("certificates") or [])[-died:])
+        if position == self._victims.kill:
+            self._aim(change)
+        if change.state == "running":
+            self._bystanders.started(position, change.name, change.pid)
+        elif change.state == "done":
+            self._bystanders.ended(position)
+        if change.state not in clove_cli.FAILED_STATES:
+            self._audience.change(position, {**event, "result": task.get("result")})
+
+    def _died(self, position: int, change: TaskChange, certificates: Sequence[dict[str, Any]]) -> None:
+        for certificate in certificates or ({},):
+            attempt = int(certificate.get("attempt") or change.attempt)
+            own = self._victims.fault_at(position) is not None or bool(clove_cli.killed_by(certificate))
+            self._bystanders.died(position, change.name, own)
+            state = change.state if attempt == change.attempt else "backoff"
+            self._audience.change(position, {"state": state, "attempt": attempt, "certificate": certificate})
+
+    def _aim(self, change: TaskChange) -> None:
+        if change.state == "running" and change.attempt == 1:
+            if self._timer is None:
+                self._timer = threading.Timer(self._kill_after_s, self._kill, (change.name,))
+                self._timer.daemon = True
+                self._timer.start()
+        elif self._timer is not None:
+            self._timer.cancel()
+
+    def _kill(self, name: str) -> None:
+        try:
+            self._clove.kill(name)
+        except CliFailed as error:
+            self._kill_error = error
 
 
 def _attempt(position: int, number: int, times: tuple[Any, Any], end: str, began_ms: float) -> Attempt:
@@ -186,29 +239,34 @@ def checked(result: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key not in numeric or isinstance(value, (int, float))}
 
 
-def take_results(column: Column, listed: Sequence[Mapping[str, Any]], began_ms: float) -> None:
-    """Read results and certificates, as `clove sweep results` lists them, into the column."""
+def take_results(
+    column: Column,
+    listed: Sequence[Mapping[str, Any]],
+    began_ms: float,
+    last: Mapping[int, TaskChange],
+) -> None:
+    """Read results and certificates, as `clove sweep results` lists them, into the column.
+
+    When an attempt that ended well began and ended is in none of them: `last`, what was seen last of each, tells.
+    """
     ordered = sorted(listed, key=lambda entry: int(entry.get("index", 0)))
     for position, entry in enumerate(ordered):
         name = for_terminal(entry.get("name"))
-        if entry.get("state") == "done" and isinstance(entry.get("result"), dict):
-            column.results[position] = checked(entry["result"])
-        certificates = list(entry.get("certificates") or ())
         done = entry.get("state") == "done"
-        tried = int(entry.get("attempts") or len(certificates))
-        for number, certificate in enumerate(certificates, 1):
-            good = done and number == tried
-            end = "done" if good else for_terminal(certificate.get("cause"))
+        if done and isinstance(entry.get("result"), dict):
+            column.results[position] = checked(entry["result"])
+        for number, certificate in enumerate(entry.get("certificates") or (), 1):
+            attempt = int(certificate.get("attempt") or number)
             times = (certificate.get("started_ms"), certificate.get("ended_ms"))
-            column.attempts.append(_attempt(position, number, times, end, began_ms))
-            if not good:
-                column.certificates.append({"name": name, "position": position, "attempt": number, **certificate})
-        if done and tried > len(certificates):
-            # An attempt that ended well may have left no certificate: its times are the task's own.
-            ended = entry.get("ended_ms")
-            started = float(ended) - 1000 * float(entry["seconds"]) if ended and entry.get("seconds") else None
-            times = (started or entry.get("started_ms"), ended)
-            column.attempts.append(_attempt(position, tried, times, "done", began_ms))
+            end = for_terminal(certificate.get("cause"))
+            column.attempts.append(_attempt(position, attempt, times, end, began_ms))
+            column.certificates.append({**certificate, "name": name, "position": position, "attempt": attempt})
+        seen = last.get(position)
+        if done and seen is not None and seen.ended_ms is not None:
+            # A task is "started" as soon as it has its slot, which for the first ones includes the template.
+            started = seen.ended_ms - 1000 * seen.seconds if seen.seconds else seen.started_ms
+            times = (started, seen.ended_ms)
+            column.attempts.append(_attempt(position, int(entry.get("attempts") or 1), times, "done", began_ms))
     column.completed = len(column.results)
     told = sum(clove_cli.spent_cpu_s(one) for entry in listed for one in entry.get("certificates") or ())
     # Two accounts of the same thing: the processes' own, and the certificates'. Take the one that found more.

@@ -12,18 +12,38 @@ pub fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
     })
 }
 
+/// Makes a group in our folder, and that again when it is gone: a launcher of the same directory that is just leaving
+/// removes it behind itself. True when the folder had to be made.
+pub fn make_in(folder: &Path, group: &Path) -> Result<bool, CgroupError> {
+    match make(group) {
+        Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => {
+            make(folder)?;
+            make(group).map(|()| true)
+        }
+        made => made.map(|()| false),
+    }
+}
+
 /// Absent files and folders are fine.
 pub fn write_if_there(path: &Path, value: &str) -> Result<(), CgroupError> {
     if path.exists() { write(path, value) } else { Ok(()) }
 }
 
 pub fn make(path: &Path) -> Result<(), CgroupError> {
-    fs::create_dir(path).map_err(|source| CgroupError { action: "make", path: path.display().to_string(), source })
+    fs::create_dir(path).map_err(|source| CgroupError {
+        action: "make",
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 pub fn open(path: &Path, write: bool) -> Result<std::os::fd::OwnedFd, CgroupError> {
     let file = fs::File::options().read(!write).write(write).open(path);
-    file.map(Into::into).map_err(|source| CgroupError { action: "open", path: path.display().to_string(), source })
+    file.map(Into::into).map_err(|source| CgroupError {
+        action: "open",
+        path: path.display().to_string(),
+        source,
+    })
 }
 
 /// A single number; 0 when it can't be read, the largest for `max`.

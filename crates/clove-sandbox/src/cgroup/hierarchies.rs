@@ -37,7 +37,8 @@ impl Hierarchies {
             let Some((left, right)) = line.split_once(" - ") else { continue };
             let left: Vec<&str> = left.split(' ').collect();
             let mut right = right.split(' ');
-            let (Some(kind), Some(_), Some(super_options)) = (right.next(), right.next(), right.next()) else {
+            let (Some(kind), Some(_), Some(super_options)) = (right.next(), right.next(), right.next())
+            else {
                 continue;
             };
             let (Some(root_in_fs), Some(point)) = (left.get(3), left.get(4)) else { continue };

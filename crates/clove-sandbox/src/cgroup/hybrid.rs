@@ -62,7 +62,8 @@ impl Hybrid {
             memory::set_limit(g, 64 << 20).is_ok()
         });
         let cpu = Tree::try_new(h.v1.get("cpu"), folder, cpu::is_limited, |g| cpu::set(g, 100, 500).is_ok());
-        let cpuacct = Tree::try_new(h.v1.get("cpuacct"), folder, never, |g| g.join("cpuacct.usage_user").exists());
+        let cpuacct =
+            Tree::try_new(h.v1.get("cpuacct"), folder, never, |g| g.join("cpuacct.usage_user").exists());
         let pids = Tree::try_new(h.v1.get("pids"), folder, pids::is_limited, |g| pids::set(g, 10).is_ok());
         let unified = Tree::try_new(h.v2.as_ref(), folder, never, |g| g.join("cgroup.freeze").exists());
         let freezer = match unified {
@@ -75,7 +76,9 @@ impl Hybrid {
     /// Every tree once: cpu and cpuacct are often one.
     fn trees(&self) -> Vec<&Tree> {
         let mut trees: Vec<&Tree> = Vec::new();
-        for t in [&self.memory, &self.cpu, &self.cpuacct, &self.pids, &self.freezer, &self.unified].into_iter().flatten()
+        for t in [&self.memory, &self.cpu, &self.cpuacct, &self.pids, &self.freezer, &self.unified]
+            .into_iter()
+            .flatten()
         {
             if !trees.iter().any(|o| o.folder == t.folder) {
                 trees.push(t);
@@ -105,7 +108,7 @@ impl Backend for Hybrid {
     fn create(&self, group: &Group, limits: &Limits) -> Result<(), CgroupError> {
         let made = || {
             for t in self.trees() {
-                files::make(&t.group(group))?;
+                files::make_in(&t.folder, &t.group(group))?;
             }
             self.set_limits(group, limits)
         };
@@ -122,7 +125,8 @@ impl Backend for Hybrid {
             let path = t.group(group);
             match &self.unified {
                 Some(u) if u.folder == t.folder => {
-                    doors.v2 = Some((files::open(&path, false)?, files::open(&path.join("cgroup.procs"), true)?));
+                    doors.v2 =
+                        Some((files::open(&path, false)?, files::open(&path.join("cgroup.procs"), true)?));
                 }
                 _ => doors.tasks.push(files::open(&path.join("tasks"), true)?),
             }
@@ -149,7 +153,9 @@ impl Backend for Hybrid {
 
     fn freeze(&self, group: &Group, frozen: bool) -> Result<(), CgroupError> {
         match (&self.unified, &self.freezer) {
-            (Some(t), _) => files::write(&t.group(group).join("cgroup.freeze"), if frozen { "1" } else { "0" }),
+            (Some(t), _) => {
+                files::write(&t.group(group).join("cgroup.freeze"), if frozen { "1" } else { "0" })
+            }
             (None, Some(t)) => freezer::set(&t.group(group), frozen),
             (None, None) => Err(CgroupError {
                 action: "freeze",

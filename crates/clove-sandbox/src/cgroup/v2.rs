@@ -65,7 +65,9 @@ fn hand_on(level: &Path, controller: &str) -> bool {
         let text = fs::read_to_string(level.join("cgroup.subtree_control")).unwrap_or_default();
         text.split_whitespace().any(|c| c == controller)
     };
-    enabled() || (files::write(&level.join("cgroup.subtree_control"), &format!("+{controller}")).is_ok() && enabled())
+    enabled()
+        || (files::write(&level.join("cgroup.subtree_control"), &format!("+{controller}")).is_ok()
+            && enabled())
 }
 
 impl Backend for V2 {
@@ -79,7 +81,11 @@ impl Backend for V2 {
 
     fn create(&self, group: &Group, limits: &Limits) -> Result<(), CgroupError> {
         let path = self.group(group);
-        files::make(&path)?;
+        if files::make_in(&self.folder, &path)? {
+            for c in WANTED.iter().filter(|c| self.has(c)) {
+                hand_on(&self.folder, c);
+            }
+        }
         let set = self.set_limits(group, limits).and_then(|()| {
             // One process that runs out takes the whole agent with it.
             files::write_if_there(&path.join("memory.oom.group"), "1")

@@ -27,7 +27,8 @@ impl Launcher {
         let plan = crate::plan::plan(CellKind::Agent, &policy, &self.host)?;
         let stdio = stdio(&policy, &fds)?;
         let hint = "wait until other agents have ended";
-        let uid = self.uids.take().ok_or_else(|| failure("uids", Errno::AGAIN, "no host uid is free", hint))?;
+        let uid =
+            self.uids.take().ok_or_else(|| failure("uids", Errno::AGAIN, "no host uid is free", hint))?;
         // In the table from the start: whatever fails from here on is cleared away by the one path for all ends.
         let mut cell = Cell::new(token, policy, plan, Kind::Cold { argv, hold }, uid);
         let made = self.make_cold(&mut cell, hold, stdio);
@@ -59,7 +60,8 @@ impl Launcher {
         let script = compile::script(plan, &trees.numbers)?;
         let (doors, born_in) = self.doors(cell, true)?;
         let groups = doors.iter().map(|d| d.as_raw_fd()).collect();
-        let mut stub = Stub { setup: theirs.as_raw_fd(), keep, groups, script, role: Role::Cold { program, hold } };
+        let mut stub =
+            Stub { setup: theirs.as_raw_fd(), keep, groups, script, role: Role::Cold { program, hold } };
         stub.sort();
         let child = clone::spawn(&self.proof, NAMESPACES, born_in.as_ref().map(|d| d.as_fd()), || stub.run())
             .map_err(|e| failure("namespaces", e, "clone3 with new namespaces", namespace_hint(e)))?;

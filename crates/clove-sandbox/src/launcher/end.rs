@@ -187,7 +187,11 @@ impl Launcher {
                 Kind::Warm(w) => w.embryo.as_ref(),
                 _ => None,
             };
-            [c.first.as_ref(), embryo].into_iter().flatten().filter_map(|p| p.pidfd.try_clone().ok()).collect()
+            [c.first.as_ref(), embryo]
+                .into_iter()
+                .flatten()
+                .filter_map(|p| p.pidfd.try_clone().ok())
+                .collect()
         };
         let mut ending = Vec::new();
         for cell in self.cells.values() {

@@ -67,7 +67,9 @@ pub fn program_failure(stage: Stage, errno: i32, found: bool, argv: &[String], c
     let reason = std::io::Error::from_raw_os_error(errno);
     let (message, hint) = match (stage, errno) {
         (Stage::Exec, libc::ENOENT) if found => (
-            format!("{name}: its interpreter (the first line's `#!`, or the dynamic loader) doesn't exist inside"),
+            format!(
+                "{name}: its interpreter (the first line's `#!`, or the dynamic loader) doesn't exist inside"
+            ),
             "mount the interpreter's folder with --mount SRC:SRC".to_owned(),
         ),
         (Stage::Exec, libc::ENOENT | libc::ENOTDIR) => (
@@ -81,9 +83,10 @@ pub fn program_failure(stage: Stage, errno: i32, found: bool, argv: &[String], c
             format!("{name}: the system can't execute this format"),
             "a script needs a first line such as #!/bin/sh".to_owned(),
         ),
-        (Stage::Folder, _) => {
-            (format!("working folder {cwd}: {reason}"), "it must exist inside; mount it, or use /work".to_owned())
-        }
+        (Stage::Folder, _) => (
+            format!("working folder {cwd}: {reason}"),
+            "it must exist inside; mount it, or use /work".to_owned(),
+        ),
         _ => (format!("{}: {reason}", stage.word()), "run `clove doctor`".to_owned()),
     };
     Failure { stage: stage.word().into(), errno, message, hint }

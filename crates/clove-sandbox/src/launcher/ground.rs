@@ -51,8 +51,14 @@ impl Launcher {
         Ok(())
     }
 
-    pub(super) fn open_trees(&mut self, plan: &Plan, policy: &CellPolicy, host_id: u32) -> Result<Trees, Failure> {
-        let owners = Owners { operator: (policy.operator_uid, policy.operator_gid), agent: (host_id, host_id) };
+    pub(super) fn open_trees(
+        &mut self,
+        plan: &Plan,
+        policy: &CellPolicy,
+        host_id: u32,
+    ) -> Result<Trees, Failure> {
+        let owners =
+            Owners { operator: (policy.operator_uid, policy.operator_gid), agent: (host_id, host_id) };
         let owned = sources::open_all(&plan.mounts, &self.stage, &mut self.idmaps, &self.proof, owners)?;
         let numbers = owned.iter().map(|t| t.as_raw_fd()).collect();
         Ok(Trees { _owned: owned, numbers })
@@ -81,7 +87,6 @@ impl Launcher {
             .map(drop)
             .map_err(|e| failure("launcher", e, "the first process can't be told to go on", ""))
     }
-
 }
 
 /// (the launcher's, nonblocking; the stub's, blocking)

@@ -60,7 +60,12 @@ impl Poller {
     }
 
     /// Waits until something happens, or `at_most` is over. `link` is watched for writability too while `want_write`.
-    pub fn wait(&mut self, want_write: bool, link: impl AsFd, at_most: Option<Duration>) -> io::Result<Vec<Source>> {
+    pub fn wait(
+        &mut self,
+        want_write: bool,
+        link: impl AsFd,
+        at_most: Option<Duration>,
+    ) -> io::Result<Vec<Source>> {
         if want_write != self.watching_writes
             && let Some(id) = self.ids.get(&Source::Kernel)
         {
@@ -68,8 +73,8 @@ impl Poller {
             epoll::modify(&self.epoll, link, EventData::new_u64(*id), flags)?;
             self.watching_writes = want_write;
         }
-        let timeout = at_most
-            .map(|d| Timespec { tv_sec: d.as_secs() as i64, tv_nsec: i64::from(d.subsec_nanos()) });
+        let timeout =
+            at_most.map(|d| Timespec { tv_sec: d.as_secs() as i64, tv_nsec: i64::from(d.subsec_nanos()) });
         let mut events = Vec::with_capacity(64);
         match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}

@@ -14,7 +14,9 @@ impl Launcher {
             Request::Spawn { token, cell, argv, hold } => {
                 self.begin(token, |l| l.spawn_cold(token, cell, argv, hold, fds));
             }
-            Request::Template { token, cell, argv } => self.begin(token, |l| l.spawn_template(token, cell, argv, fds)),
+            Request::Template { token, cell, argv } => {
+                self.begin(token, |l| l.spawn_template(token, cell, argv, fds))
+            }
             Request::Embryo { token, template, cell } => {
                 self.begin(token, |l| l.spawn_warm(token, template, cell, fds));
             }

@@ -50,8 +50,11 @@ impl Launcher {
             }
             Report::ScriptFailed { step, errno } => {
                 let Some(cell) = self.cells.get(&token) else { return };
-                let op =
-                    cell.plan.ops.get(step as usize).map_or_else(|| format!("step {step}"), |p| p.op.to_string());
+                let op = cell
+                    .plan
+                    .ops
+                    .get(step as usize)
+                    .map_or_else(|| format!("step {step}"), |p| p.op.to_string());
                 let message = format!("{op}: {}", std::io::Error::from_raw_os_error(errno));
                 let hint = step_hint(errno, &cell.policy.limits).to_owned();
                 self.fail(token, Failure { stage: "walls".into(), errno, message, hint });
@@ -67,7 +70,8 @@ impl Launcher {
     fn cell_ready(&mut self, token: Token, skipped: [u16; SKIPPED], fds: Vec<OwnedFd>) {
         let Some(cell) = self.cells.get_mut(&token) else { return };
         let mut missing_walls = cell.plan.missing_walls.clone();
-        let failed = skipped.iter().filter(|s| **s != NO_STEP).filter_map(|s| cell.plan.ops.get(usize::from(*s)));
+        let failed =
+            skipped.iter().filter(|s| **s != NO_STEP).filter_map(|s| cell.plan.ops.get(usize::from(*s)));
         missing_walls.extend(failed.filter_map(|p| p.wall.clone()).filter(|w| !w.is_empty()));
         let warm = match &cell.kind {
             // Its own words say when it is ready.

@@ -1,10 +1,10 @@
 //! Templates: confined processes that have loaded a library set, and fork agents into cells on request.
 
+use super::Launcher;
 use super::cell::{Cell, Failure, Kind, Process, State, Template};
 use super::failures::{failure, from_io, namespace_hint, wrong_descriptors};
 use super::ground::{candidates, environment, setup_pair, strings, write_maps};
 use super::poller::Source;
-use super::Launcher;
 use crate::compile::{self, c_string};
 use crate::plan::{AGENT_ID, CellKind};
 use crate::protocol::{CellPolicy, Event, Token};
@@ -62,8 +62,10 @@ impl Launcher {
         let stdio = Stdio::Descriptors([self.null.as_raw_fd(), stdout.as_raw_fd(), stderr.as_raw_fd()]);
         let plan = crate::plan::plan(CellKind::Template, &policy, &self.host)?;
         let hint = "stop templates that aren't needed any more";
-        let first_id =
-            self.uids.take_range().ok_or_else(|| failure("uids", Errno::AGAIN, "no range of host uids is free", hint))?;
+        let first_id = self
+            .uids
+            .take_range()
+            .ok_or_else(|| failure("uids", Errno::AGAIN, "no range of host uids is free", hint))?;
         let (control, theirs) = setup_pair()?;
         let template = Template {
             argv,
@@ -80,7 +82,9 @@ impl Launcher {
         let made = self.make_template(&mut cell, stdio, &theirs, first_id);
         self.cells.insert(token, cell);
         made?;
-        if let Some(control) = self.cells.get_mut(&token).and_then(Cell::template).and_then(|t| t.control.as_ref()) {
+        if let Some(control) =
+            self.cells.get_mut(&token).and_then(Cell::template).and_then(|t| t.control.as_ref())
+        {
             let watched = self.poller.add(control, Source::Control(token));
             watched.map_err(|e| from_io("launcher", &e, "no more to be watched", ""))?;
         }
@@ -119,7 +123,8 @@ impl Launcher {
         let script = compile::script(plan, &trees.numbers)?;
         let (doors, born_in) = self.doors(cell, true)?;
         let groups = doors.iter().map(|d| d.as_raw_fd()).collect();
-        let mut stub = Stub { setup: theirs.as_raw_fd(), keep, groups, script, role: Role::Template { program } };
+        let mut stub =
+            Stub { setup: theirs.as_raw_fd(), keep, groups, script, role: Role::Template { program } };
         stub.sort();
         let child = clone::spawn(&self.proof, NAMESPACES, born_in.as_ref().map(|d| d.as_fd()), || stub.run())
             .map_err(|e| failure("namespaces", e, "clone3 with new namespaces", namespace_hint(e)))?;
@@ -167,7 +172,8 @@ impl Launcher {
         let Some(template) = cell.template() else { return };
         match word {
             Ok(Word::Ready { threads, .. }) if threads > 1 => {
-                let message = format!("it holds {threads} threads after its setup; a forked copy would have only one");
+                let message =
+                    format!("it holds {threads} threads after its setup; a forked copy would have only one");
                 self.refuse_template(token, message, String::new());
             }
             Ok(Word::Ready { rss_bytes, notes, .. }) if !template.ready => {
@@ -234,7 +240,12 @@ impl Launcher {
     }
 
     /// Sends a request, or queues it when the template is behind.
-    pub(super) fn send_to_template(&mut self, token: Token, bytes: Vec<u8>, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    pub(super) fn send_to_template(
+        &mut self,
+        token: Token,
+        bytes: Vec<u8>,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), Failure> {
         let template = self.cells.get_mut(&token).and_then(Cell::template).filter(|t| t.control.is_some());
         let Some(template) = template else { return Err(template_gone()) };
         template.queue.push_back((bytes, fds));

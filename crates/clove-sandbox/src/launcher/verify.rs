@@ -46,7 +46,9 @@ pub fn verify(want: &Expected, pidfd: &OwnedFd) -> Result<(), Failure> {
 fn compare(want: &Expected) -> Result<(), String> {
     let (pid, init) = (want.pid, want.init);
     for ns in NAMESPACES {
-        let of = |pid: i32| fs::read_link(format!("/proc/{pid}/ns/{ns}")).map_err(|e| format!("{ns} namespace: {e}"));
+        let of = |pid: i32| {
+            fs::read_link(format!("/proc/{pid}/ns/{ns}")).map_err(|e| format!("{ns} namespace: {e}"))
+        };
         if of(pid)? != of(init)? {
             return Err(format!("its {ns} namespace isn't its cell's"));
         }
@@ -66,7 +68,8 @@ fn compare(want: &Expected) -> Result<(), String> {
         let normal = field(name).split_whitespace().collect::<Vec<_>>().join(" ");
         if normal == value { Ok(()) } else { Err(format!("{name} is {normal}, not {value}")) }
     };
-    let ids = [want.uid.to_string(), want.uid.to_string(), want.uid.to_string(), want.uid.to_string()].join(" ");
+    let ids =
+        [want.uid.to_string(), want.uid.to_string(), want.uid.to_string(), want.uid.to_string()].join(" ");
     expect("Uid", &ids)?;
     expect("Gid", &ids)?;
     expect("Groups", "")?;
@@ -91,7 +94,8 @@ fn compare(want: &Expected) -> Result<(), String> {
     }
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).map_err(|e| format!("cgroup: {e}"))?;
     for (controllers, path) in &want.cgroups {
-        let line = text.lines().filter_map(|l| l.split_once(':')?.1.split_once(':')).find(|(c, _)| c == controllers);
+        let line =
+            text.lines().filter_map(|l| l.split_once(':')?.1.split_once(':')).find(|(c, _)| c == controllers);
         match line {
             Some((_, found)) if found.ends_with(path.as_str()) => {}
             found => return Err(format!("its {controllers} group is {found:?}, not {path}")),

@@ -38,10 +38,14 @@ impl Launcher {
         }
         let plan = crate::plan::plan(CellKind::Agent, &policy, &self.host)?;
         let template = self.cells.get_mut(&template_token).and_then(Cell::template);
-        let Some(template) = template.filter(|t| t.ready && t.control.is_some()) else { return Err(template_gone()) };
+        let Some(template) = template.filter(|t| t.ready && t.control.is_some()) else {
+            return Err(template_gone());
+        };
         let hint = "wait until other agents have ended";
-        let inner_id =
-            template.uids.take().ok_or_else(|| failure("uids", Errno::AGAIN, "the template's uids are used up", hint))?;
+        let inner_id = template
+            .uids
+            .take()
+            .ok_or_else(|| failure("uids", Errno::AGAIN, "the template's uids are used up", hint))?;
         let user_namespace = template.user_namespace.as_ref().map_or(-1, |n| n.as_raw_fd());
         let uid = template.first_id + inner_id;
         let warm = Warm {
@@ -92,7 +96,9 @@ impl Launcher {
     /// News from the helpers.
     pub(super) fn handle_helper(&mut self, token: Token) {
         loop {
-            let Some(helper) = self.cells.get_mut(&token).and_then(Cell::warm).and_then(|w| w.helper.as_ref()) else {
+            let Some(helper) =
+                self.cells.get_mut(&token).and_then(Cell::warm).and_then(|w| w.helper.as_ref())
+            else {
                 return;
             };
             let mut bytes = [0u8; NEWS_BYTES];
@@ -119,7 +125,8 @@ impl Launcher {
                 Some(News::Failed { stage, errno }) => {
                     self.drop_helper(token);
                     let e = Errno::from_raw_os_error(errno);
-                    let f = failure(stage.word(), e, "making the cell inside the template", namespace_hint(e));
+                    let f =
+                        failure(stage.word(), e, "making the cell inside the template", namespace_hint(e));
                     self.fail(token, f);
                     return;
                 }
@@ -177,10 +184,9 @@ impl Launcher {
             let file = File::open(format!("/proc/{init}/ns/{name}"));
             fds.push(file.map_err(|e| from_io("namespaces", &e, "a namespace of the cell", ""))?.into());
         }
-        let (outcome, told) = rustix::pipe::pipe_with(
-            rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK,
-        )
-        .map_err(|e| failure("launcher", e, "no pipe", ""))?;
+        let (outcome, told) =
+            rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
+                .map_err(|e| failure("launcher", e, "no pipe", ""))?;
         let Some(warm) = cell.warm() else { return Ok(()) };
         fds.append(&mut warm.fds);
         fds.push(told);
@@ -207,7 +213,8 @@ impl Launcher {
         let token = reply.token;
         let own = std::process::id();
         let known_pid = pidfd.as_ref().and_then(pid_of);
-        let is_ours = |pid: u32| parent_of(pid) == Some(own) && !self.cells.values().any(|c| c.owns(pid as i32));
+        let is_ours =
+            |pid: u32| parent_of(pid) == Some(own) && !self.cells.values().any(|c| c.owns(pid as i32));
         // A zombie still has its pid; a process that isn't ours, or is known already, is a lie.
         let genuine = known_pid.filter(|pid| is_ours(*pid));
         let Some(cell) = self.cells.get_mut(&token) else { return };
@@ -229,7 +236,10 @@ impl Launcher {
             (0, ..) => {
                 self.strays += 1;
                 let message = "the template gave back something that isn't a new child of the launcher";
-                self.fail(token, failure("verify", Errno::CHILD, message, "its library or setup tampers with forks"));
+                self.fail(
+                    token,
+                    failure("verify", Errno::CHILD, message, "its library or setup tampers with forks"),
+                );
             }
             (errno, ..) => {
                 let e = Errno::from_raw_os_error(errno);
@@ -256,7 +266,10 @@ impl Launcher {
             Some(Outcome { stage, errno }) => {
                 let word = Stage::from_number(stage).map_or("embryo", Stage::word);
                 let e = Errno::from_raw_os_error(errno);
-                self.fail(token, failure(word, e, "the embryo couldn't put up its walls", "run `clove doctor`"));
+                self.fail(
+                    token,
+                    failure(word, e, "the embryo couldn't put up its walls", "run `clove doctor`"),
+                );
             }
             // It ended first. If the template has given it to us, its pidfd tells; else the template's answer does.
             None => {}
@@ -275,7 +288,8 @@ impl Launcher {
         let Some(embryo) = &warm.embryo else { return };
         let pid = embryo.pid;
         let cgroups = group.map(|g| self.cgroups.paths(&g)).unwrap_or_default();
-        let checked = super::verify::verify(&super::verify::Expected { pid, init, uid, cgroups }, &embryo.pidfd);
+        let checked =
+            super::verify::verify(&super::verify::Expected { pid, init, uid, cgroups }, &embryo.pidfd);
         match checked {
             Ok(()) => {
                 cell.state = State::Running;

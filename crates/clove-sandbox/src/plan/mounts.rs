@@ -52,7 +52,9 @@ pub fn user_mounts(policy: &CellPolicy, host: &HostFacts) -> Result<Vec<UserMoun
                 continue;
             }
             let point = host.paths.resolve(&above.shows(&target));
-            if point.as_ref().map(|p| (&p.path, p.is_folder)) != Some((&above.shows(&target), source.is_folder)) {
+            if point.as_ref().map(|p| (&p.path, p.is_folder))
+                != Some((&above.shows(&target), source.is_folder))
+            {
                 let kind = if source.is_folder { "folder" } else { "file" };
                 let why = format!(
                     "its target lies in {}, which shows {} read-only, and there is no {kind} of that name to mount on",
@@ -106,12 +108,14 @@ fn is_below(path: &str, folder: &str) -> bool {
 
 fn check_target(m: &Mount, host: &HostFacts) -> Result<String, PlanError> {
     let trimmed = if m.target.len() > 1 { m.target.trim_end_matches('/') } else { &m.target };
-    refuse::check_path(trimmed).map_err(|why| error(m, format!("bad target: {why}"), "use a path such as /data"))?;
+    refuse::check_path(trimmed)
+        .map_err(|why| error(m, format!("bad target: {why}"), "use a path such as /data"))?;
     let mut target = trimmed.to_owned();
     // /bin/x is /usr/bin/x where /bin is a link.
     for s in &host.system {
         if let SystemPath::Link(path, to) = s
-            && let Some(rest) = target.strip_prefix(path.as_str()).filter(|r| r.is_empty() || r.starts_with('/'))
+            && let Some(rest) =
+                target.strip_prefix(path.as_str()).filter(|r| r.is_empty() || r.starts_with('/'))
         {
             target = format!("/{}{rest}", to.trim_start_matches('/'));
             break;

@@ -17,20 +17,29 @@ pub fn check(policy: &CellPolicy) -> Result<(), PlanError> {
     }
     for (key, value) in &policy.env {
         if key.is_empty() || key.contains(['=', '\0']) {
-            return Err(refuse(format!("env {key:?}"), "a name is not empty and holds no `=` and no NUL", "rename it"));
+            return Err(refuse(
+                format!("env {key:?}"),
+                "a name is not empty and holds no `=` and no NUL",
+                "rename it",
+            ));
         }
         if value.contains('\0') {
             let hint = "pass binary data in a file";
             return Err(refuse(format!("env {key}"), "its value holds a NUL byte", hint));
         }
     }
-    check_path(&policy.cwd).map_err(|why| refuse(format!("cwd {}", policy.cwd), why, "use for instance /work"))?;
+    check_path(&policy.cwd)
+        .map_err(|why| refuse(format!("cwd {}", policy.cwd), why, "use for instance /work"))?;
     for (path, content) in &policy.files {
         let what = || format!("file {path}");
         check_path(path).map_err(|why| refuse(what(), why, "use a path such as /work/config.json"))?;
         let inside = ["/work/", "/tmp/", "/run/clove/"].iter().any(|p| path.starts_with(p));
         if !inside || path == super::SOCKET_PATH {
-            return Err(refuse(what(), "files are written below /work, /tmp and /run/clove only", "use /work"));
+            return Err(refuse(
+                what(),
+                "files are written below /work, /tmp and /run/clove only",
+                "use /work",
+            ));
         }
         if content.len() > 1 << 20 {
             return Err(refuse(what(), "it is larger than 1 MiB", "mount a folder that holds it"));

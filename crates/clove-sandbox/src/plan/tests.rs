@@ -46,9 +46,17 @@ impl PathView for Paths {
 
 fn host() -> HostFacts {
     let mut paths = BTreeMap::new();
-    for folder in
-        ["/", "/home/u", "/home/u/proj", "/home/u/proj/venv", "/usr", "/usr/local", "/data", "/var/lib/clove/x", "/proc"]
-    {
+    for folder in [
+        "/",
+        "/home/u",
+        "/home/u/proj",
+        "/home/u/proj/venv",
+        "/usr",
+        "/usr/local",
+        "/data",
+        "/var/lib/clove/x",
+        "/proc",
+    ] {
         paths.insert(folder.into(), (folder.into(), true));
     }
     paths.insert("/home/u/file".into(), ("/home/u/file".into(), false));
@@ -84,7 +92,8 @@ fn targets(p: &Plan) -> Vec<&str> {
 
 #[test]
 fn a_plain_plan_reads_as_it_always_did() {
-    let plan = agent(&mounts(&[("/home/u/proj", "/home/u/proj", false), ("/data", "/data", true)])).expect("a plan");
+    let plan =
+        agent(&mounts(&[("/home/u/proj", "/home/u/proj", false), ("/data", "/data", true)])).expect("a plan");
     let expected = include_str!("plain_plan.txt");
     let text = plan.to_string();
     assert_eq!(text, expected, "if the change is meant, put this into plain_plan.txt:\n{text}");
@@ -108,9 +117,15 @@ fn mounts_are_made_from_the_outside_in_and_not_twice() {
     ]);
     let error = agent(&p).expect_err("two sources for one target");
     assert!(error.why.contains("two sources") || error.why.contains("mount on"), "{error}");
-    let p = mounts(&[p.mounts[0].clone(), p.mounts[1].clone(), p.mounts[2].clone(), p.mounts[3].clone()].map(|m| {
-        (Box::leak(m.source.into_boxed_str()) as &str, Box::leak(m.target.into_boxed_str()) as &str, m.writable)
-    }));
+    let p = mounts(
+        &[p.mounts[0].clone(), p.mounts[1].clone(), p.mounts[2].clone(), p.mounts[3].clone()].map(|m| {
+            (
+                Box::leak(m.source.into_boxed_str()) as &str,
+                Box::leak(m.target.into_boxed_str()) as &str,
+                m.writable,
+            )
+        }),
+    );
     assert_eq!(targets(&agent(&p).expect("a plan")), ["/home/u/proj"]);
     let p = mounts(&[("/data", "/in/a/b", false), ("/home/u", "/in", false)]);
     assert!(agent(&p).expect_err("no such folder to mount on").why.contains("no folder of that name"));
@@ -162,7 +177,10 @@ fn bad_labels_environments_files_and_profiles_are_refused() {
     assert_eq!(refused(&|p| p.cwd = "work".into()), "cwd work");
     assert_eq!(refused(&|p| p.files.push(("/etc/passwd".into(), String::new()))), "file /etc/passwd");
     assert_eq!(refused(&|p| p.files.push(("/work/../x".into(), String::new()))), "file /work/../x");
-    assert_eq!(refused(&|p| p.files.push((super::SOCKET_PATH.into(), String::new()))), "file /run/clove/kernel.sock");
+    assert_eq!(
+        refused(&|p| p.files.push((super::SOCKET_PATH.into(), String::new()))),
+        "file /run/clove/kernel.sock"
+    );
     assert_eq!(refused(&|p| p.profile = Profile::Strict), "profile strict");
     for argv in [vec![], vec![String::new()], vec!["a".into(), "b\0".into()]] {
         assert!(super::check_argv(&argv).is_err());

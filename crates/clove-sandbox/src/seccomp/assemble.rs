@@ -15,13 +15,28 @@ pub enum Verdict {
 pub enum Check {
     Always,
     /// Any of these bits is set in the low half of the argument.
-    AnyBit { arg: u32, bits: u32 },
+    AnyBit {
+        arg: u32,
+        bits: u32,
+    },
     /// The low half equals one of these. (The kernel takes an int or u32 there and ignores the rest.)
-    OneOf { arg: u32, values: Vec<u32> },
+    OneOf {
+        arg: u32,
+        values: Vec<u32>,
+    },
     /// The low half, after masking, equals none of these.
-    NoneOf { arg: u32, mask: u32, values: Vec<u32> },
+    NoneOf {
+        arg: u32,
+        mask: u32,
+        values: Vec<u32>,
+    },
     /// The low half of one argument is this, and that of another isn't that.
-    WithoutPair { arg: u32, is: u32, other: u32, must_be: u32 },
+    WithoutPair {
+        arg: u32,
+        is: u32,
+        other: u32,
+        must_be: u32,
+    },
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -99,7 +99,11 @@ pub fn rules() -> Vec<Rule> {
         rule(SYS_clone, Check::AnyBit { arg: 0, bits: NAMESPACES }, EPERM),
         rule(SYS_unshare, Check::AnyBit { arg: 0, bits: NAMESPACES }, EPERM),
         // Linux, no ASLR, and the question. Others switch protections such as READ_IMPLIES_EXEC.
-        rule(SYS_personality, Check::NoneOf { arg: 0, mask: !0, values: vec![0, 0x0004_0000, 0xffff_ffff] }, EPERM),
+        rule(
+            SYS_personality,
+            Check::NoneOf { arg: 0, mask: !0, values: vec![0, 0x0004_0000, 0xffff_ffff] },
+            EPERM,
+        ),
         // TIOCSTI types into a terminal, TIOCLINUX pastes into one, TIOCSETD picks line disciplines.
         rule(SYS_ioctl, Check::OneOf { arg: 1, values: vec![0x5412, 0x541c, 0x5423] }, EPERM),
         rule(SYS_socket, Check::NoneOf { arg: 0, mask: !0, values: FAMILIES.to_vec() }, EAFNOSUPPORT),

@@ -52,6 +52,10 @@ impl Rig {
         Rig { link, launcher_pid, queue: VecDeque::new(), next: 1, data_dir }
     }
 
+    pub fn with_link(link: Link, launcher_pid: i32, data_dir: tempfile::TempDir) -> Rig {
+        Rig { link, launcher_pid, queue: VecDeque::new(), next: 1, data_dir }
+    }
+
     pub fn token(&mut self) -> u64 {
         self.next += 1;
         self.next
@@ -101,7 +105,10 @@ impl Rig {
     pub fn run(&mut self, cell: CellPolicy, argv: &[&str]) -> End {
         let (token, out, err) = self.start(cell, argv);
         let event = self.expect_end(token);
-        let ready = self.queue.iter().position(|(e, _)| matches!(e, Event::CellReady { token: t, .. } if *t == token));
+        let ready = self
+            .queue
+            .iter()
+            .position(|(e, _)| matches!(e, Event::CellReady { token: t, .. } if *t == token));
         let missing_walls = match ready.and_then(|at| self.queue.remove(at)) {
             Some((Event::CellReady { missing_walls, .. }, _)) => missing_walls,
             _ => Vec::new(),
@@ -183,7 +190,10 @@ pub fn run_all(tests: &[Test]) {
 }
 
 pub fn host_python() -> Option<PathBuf> {
-    let out = std::process::Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output().ok()?;
+    let out = std::process::Command::new("python3")
+        .args(["-c", "import sys; print(sys.executable)"])
+        .output()
+        .ok()?;
     let path = String::from_utf8(out.stdout).ok()?;
     Some(PathBuf::from(path.trim())).filter(|p| p.exists())
 }
@@ -206,16 +216,23 @@ pub fn python_policy() -> (CellPolicy, String) {
     let mut p = policy();
     p.mounts = vec![
         mount(&prefix),
-        Mount { source: library().to_str().unwrap().into(), target: "/opt/libclove_sys.so".into(), writable: false },
         Mount {
-            source: Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig/template_host.py").to_str().unwrap().into(),
+            source: library().to_str().unwrap().into(),
+            target: "/opt/libclove_sys.so".into(),
+            writable: false,
+        },
+        Mount {
+            source: Path::new(env!("CARGO_MANIFEST_DIR"))
+                .join("tests/rig/template_host.py")
+                .to_str()
+                .unwrap()
+                .into(),
             target: "/opt/template_host.py".into(),
             writable: false,
         },
     ];
     (p, python.to_str().unwrap().to_owned())
 }
-
 
 /// How many processes of this host uid there are.
 pub fn processes_of(uid: u32) -> usize {
@@ -226,7 +243,8 @@ pub fn processes_of(uid: u32) -> usize {
         .filter(|e| {
             let status = std::fs::read_to_string(e.path().join("status")).unwrap_or_default();
             let line = status.lines().find_map(|l| l.strip_prefix("Uid:")).unwrap_or_default();
-            line.split_whitespace().next() == Some(&uid.to_string()) || e.metadata().is_ok_and(|m| m.uid() == uid)
+            line.split_whitespace().next() == Some(&uid.to_string())
+                || e.metadata().is_ok_and(|m| m.uid() == uid)
         })
         .count()
 }

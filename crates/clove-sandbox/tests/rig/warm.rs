@@ -18,7 +18,13 @@ pub fn template(rig: &mut Rig, code: &str, setup: &str) -> (u64, std::fs::File) 
     let (cell, python) = super::python_policy();
     let token = rig.token();
     let log = tempfile::tempfile().unwrap();
-    let argv = vec![python, "/opt/template_host.py".into(), "/opt/libclove_sys.so".into(), code.into(), setup.into()];
+    let argv = vec![
+        python,
+        "/opt/template_host.py".into(),
+        "/opt/libclove_sys.so".into(),
+        code.into(),
+        setup.into(),
+    ];
     rig.send(Request::Template { token, cell, argv }, &[log.as_fd(), log.as_fd()]);
     (token, log)
 }
@@ -49,7 +55,6 @@ pub fn started(rig: &mut Rig, token: u64) -> Event {
     })
     .0
 }
-
 
 impl Warm {
     /// Waits until it is verified, lets it go, and waits for its end: (event, stdout, stderr).

@@ -562,7 +562,7 @@ impl Shell {
                 let mut h = Harvest { result: None, result_error: None };
                 if cold && status == ExitStatus::Code(0) {
                     match harvest::read_small(s, "work/result.json", MAX_RESULT) {
-                        Ok(bytes) => match serde_json::from_slice(&bytes) {
+                        Ok(bytes) => match clove_abi::float::parse_lenient(&bytes) {
                             Ok(v) => h.result = Some(v),
                             Err(e) => h.result_error = Some(format!("$CLOVE_RESULT isn't JSON: {e}")),
                         },

@@ -45,8 +45,11 @@ pub fn serve(options: Options) -> anyhow::Result<i32> {
             tell("1");
             // The one who waits must see the end of the pipe too.
             drop(ready);
-            drop(options);
-            Ok(shell.run()?)
+            let code = shell.run();
+            // While the lock is still held, so that a successor's are never taken away.
+            let _ = std::fs::remove_file(options.paths.socket());
+            let _ = std::fs::remove_dir(&options.paths.runtime_dir);
+            Ok(code?)
         }
         Err(e) => {
             tell(&format!("{e:#}"));
@@ -59,6 +62,8 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
     let data_dir = &options.paths.data_dir;
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let lock = lock(data_dir)?;
+    // Its predecessor may have taken the folder away while this process waited for the lock.
+    make_folder(&options.paths.runtime_dir)?;
     if options.background {
         go_background(&options.paths)?;
     }

@@ -44,6 +44,7 @@ pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &ProcSpawn) -> Result<Deci
     defaults.memory_bytes = tx.state.capacity_bytes / u64::from(tx.state.cpus.max(1));
     defaults.memory_reserve_bytes = tx.state.capacity_bytes / DEFAULT_RESERVE_SHARE;
     let limits = args.limits.resolve(&defaults);
+    check_cpus(&args.limits, tx.state.cpus)?;
     if limits.memory_reserve_bytes > tx.state.capacity_bytes {
         return Err(SysError::new(
             ErrorCode::TooLarge,
@@ -119,6 +120,17 @@ pub fn check_name(name: &str) -> Result<(), SysError> {
         ErrorCode::BadArgument,
         format!("name `{shown}` won't do: 1 to 64 letters, digits, `-`, `_` or `.`, beginning with a letter or digit, and not like an id"),
     ))
+}
+
+/// A quota of more CPUs than there are promises what can't be kept.
+pub fn check_cpus(limits: &clove_abi::LimitsSpec, cpus: u32) -> Result<(), SysError> {
+    match limits.cpu_milli {
+        Some(milli) if milli > cpus.saturating_mul(1000) => Err(SysError::new(
+            ErrorCode::TooLarge,
+            format!("cpus = {} is more than the {cpus} of this machine", f64::from(milli) / 1000.0),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Names and values that execve(2) can carry.

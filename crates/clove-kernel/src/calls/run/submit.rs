@@ -1,6 +1,6 @@
 //! `run.submit`.
 
-use crate::calls::proc::spawn::check_env;
+use crate::calls::proc::spawn::{check_cpus, check_env};
 use crate::change::Change;
 use crate::core::{Caller, Decision, Tx};
 use crate::scheduler;
@@ -17,6 +17,9 @@ pub const MAX_TASKS: usize = 1_000_000;
 pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &RunSubmit) -> Result<Decision, SysError> {
     check_spec(&args.spec)?;
     check_tasks(&args.tasks, 0)?;
+    for limits in std::iter::once(&args.spec.limits).chain(args.tasks.iter().map(|t| &t.limits)) {
+        check_cpus(limits, tx.state.cpus)?;
+    }
     let bad = |m: String| SysError::new(ErrorCode::BadArgument, m);
     if args.spec.kind == RunKind::Sweep && args.tasks.is_empty() {
         return Err(bad("a sweep needs at least one task".into()));

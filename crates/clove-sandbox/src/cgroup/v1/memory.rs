@@ -33,7 +33,10 @@ pub fn set_limit(group: &Path, bytes: u64) -> Result<(), CgroupError> {
 
 /// cgroup-v1/memory.rst, section 10: an eventfd registered with memory.oom_control.
 pub fn watch_oom(group: &Path) -> Option<OwnedFd> {
-    let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK);
+    let event = rustix::event::eventfd(
+        0,
+        rustix::event::EventfdFlags::CLOEXEC | rustix::event::EventfdFlags::NONBLOCK,
+    );
     let event = event.ok()?;
     let control = std::fs::File::open(group.join("memory.oom_control")).ok()?;
     let line = format!("{} {}", event.as_raw_fd(), control.as_raw_fd());
