@@ -10,6 +10,7 @@ import ctypes
 import os
 import pickle
 import resource
+import shutil
 import socket
 import sys
 import time
@@ -51,11 +52,13 @@ class Agent:
         self._initialized: Set[str] = set()
         self._fflush: Any = ctypes.CDLL(None).fflush
         self._connection: Optional[Connection] = None
+        self._rss_before = 0
         _about._shared = shared
 
     def serve(self, sock: socket.socket) -> int:
         """Takes tasks from the kernel until there are no more for this process; returns its exit code."""
         connection = self._connection = Connection(sock)
+        self._rss_before = _peak_rss()
         try:
             connection.send(self._first)
             while True:
@@ -64,6 +67,9 @@ class Agent:
                 self._perform(task, reply.tail)
                 if not task.get("reuse"):
                     return 0
+                # The next task's folders are its own; what this one kept has been taken.
+                for folder in ("/out", "/checkpoint"):
+                    _empty(folder)
                 connection.send(frame(_NEXT, self._another(), b"{}"))
         except ConnectionLost:
             # The kernel has ended, or has no more use for this process.
@@ -107,7 +113,8 @@ class Agent:
         if len(opaque) > TAIL_BYTES:
             done["blob"] = _blobs.put(self._call, opaque)
             opaque = b""
-        done["rss_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+        # Growth, not size: what it shares with its template isn't its own.
+        done["rss_bytes"] = max(0, _peak_rss() - self._rss_before)
         reply_of(self._exchange(_DONE, _json_form.encode(done), opaque))
 
     def _prepare(self, task: Mapping[str, Any]) -> None:
@@ -175,6 +182,23 @@ class Agent:
             except (AttributeError, OSError, ValueError):
                 pass
         self._fflush(None)
+
+
+def _peak_rss() -> int:
+    """Bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+
+def _empty(folder: str) -> None:
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+                else:
+                    os.unlink(entry.path)
+    except OSError:
+        pass  # it isn't there, or the task has taken its own rights away
 
 
 def _timed(done: Dict[str, Any], fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:

@@ -97,7 +97,18 @@ class AgentDied(CloveError):
         message = f"{certificate.cause}: {printable(certificate.message)}"
         if certificate.suggestion:
             message += f" ({printable(certificate.suggestion)})"
-        lines = certificate.tail.strip().splitlines()
-        if lines:
-            message += f"; its last line: {printable(lines[-1][:300])}"
+        last = _last_words(certificate.tail)
+        if last:
+            message += f"; {last}"
         return cls(message, certificate)
+
+
+def _last_words(tail: str) -> str:
+    """What an agent's last output says about its end: where Python was when it crashed, else the last line."""
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    for i, line in enumerate(lines):
+        # As faulthandler writes it: the error, then for each thread its frames, the innermost first.
+        if line.startswith("Fatal Python error:"):
+            frames = (later for later in lines[i + 1 :] if later.startswith("File "))
+            return "in " + printable(next(frames, line)[:300])
+    return "its last line: " + printable(lines[-1][:300]) if lines else ""

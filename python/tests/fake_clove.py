@@ -47,9 +47,17 @@ def parse(text: str) -> dict[str, Any]:
     return found
 
 
-def emit(**event: Any) -> None:
+def emit(kind: str, event: dict[str, Any]) -> None:
     with open(STATE / "events", "a") as file:
-        file.write(json.dumps(event) + "\n")
+        file.write(json.dumps({"kind": kind, kind: event}) + "\n")
+
+
+def tell(entries: list[dict[str, Any]], number: int) -> None:
+    """A change of a task: for whoever watches without what is large, and for whoever asks with it."""
+    entry = entries[number]
+    emit("task", {**entry, "certificates": [], "result": None})
+    (STATE / "results.tmp").write_text(json.dumps(entries))
+    (STATE / "results.tmp").rename(STATE / "results")
 
 
 def child(module: Any, shared: Any, config: dict[str, Any], attempt: int, write: int, cap: int) -> None:
@@ -79,11 +87,12 @@ def serve() -> None:
     cap = int(sweep["limits"]["memory"])
     entries = [
         {
-            "id": f"r1/{number}", "index": number,
+            "id": f"r1/{number}", "index": number, "pid": None,
+            "started_ms": None, "ended_ms": None, "seconds": None,
             "state": "pending", "attempts": 0, "certificates": [], "result": None,
             "name": f"{config['target']}-{config['model']}",
         }
-        for number, config in enumerate(sweep["list"], 1)
+        for number, config in enumerate(sweep["list"])
     ]  # fmt: skip
     waiting: list[tuple[float, int]] = [(0.0, number) for number in range(len(entries))]
     running: dict[int, tuple[int, int, float]] = {}
@@ -99,14 +108,8 @@ def serve() -> None:
             os.close(write)
             running[pid] = (number, read, time.time())
             (STATE / f"pid-{entries[number]['name']}").write_text(str(pid))
-            emit(
-                task=number + 1,
-                name=entries[number]["name"],
-                state="running",
-                attempt=attempt,
-                agent=f"a{pid}.1",
-                pid=pid,
-            )
+            entries[number].update(state="running", pid=pid, started_ms=int(time.time() * 1000), ended_ms=None)
+            tell(entries, number)
         if not running:
             time.sleep(0.005)
             continue
@@ -122,34 +125,36 @@ def serve() -> None:
         cause = {signal.SIGSEGV: "signal", signal.SIGUSR1: "oom", signal.SIGKILL: "killed"}.get(
             number_of_signal or 0, "exit"
         )
-        entry["certificates"].append(
-            {
-                "cause": cause, "message": f"signal {number_of_signal or 0}", "agent": f"a{pid}.1",
-                "started_ms": started * 1000, "ended_ms": time.time() * 1000, "signal": number_of_signal,
-                "usage": {"cpu_user_us": usage.ru_utime * 1e6, "cpu_system_us": usage.ru_stime * 1e6,
-                          "peak_memory_bytes": usage.ru_maxrss * 1024},
-                "killed_by": {"uid": os.getuid(), "command": "clove kill"} if cause == "killed" else None,
-            }
-        )  # fmt: skip
+        entry.update(ended_ms=int(time.time() * 1000), seconds=time.time() - started)
         if answer:
             entry["state"], entry["result"] = "done", json.loads(answer)
-        elif entry["attempts"] < 3:
-            entry["state"] = "backoff"
-            waiting.append((time.time() + BACKOFF_S, number))
-            waiting.sort()
         else:
-            entry["state"] = "quarantined"
-        emit(
-            task=number + 1, name=entry["name"], state=entry["state"], attempt=entry["attempts"], agent=f"a{pid}.1",
-            certificate=entry["certificates"][-1], result=entry["result"],
-        )  # fmt: skip
-    (STATE / "results").write_text(json.dumps(entries))
-    emit(end=True)
+            entry["certificates"].append(
+                {
+                    "cause": cause, "message": f"signal {number_of_signal or 0}", "agent": f"a{pid}.1",
+                    "attempt": entry["attempts"],
+                    "started_ms": int(started * 1000), "ended_ms": entry["ended_ms"], "signal": number_of_signal,
+                    "usage": {"cpu_user_us": usage.ru_utime * 1e6, "cpu_system_us": usage.ru_stime * 1e6,
+                              "peak_memory_bytes": usage.ru_maxrss * 1024},
+                    "killed_by": {"kind": "operator", "uid": os.getuid(), "pid": 1, "command": "clove"}
+                    if cause == "killed" else None,
+                }
+            )  # fmt: skip
+            if entry["attempts"] < 3:
+                entry["state"] = "backoff"
+                waiting.append((time.time() + BACKOFF_S, number))
+                waiting.sort()
+            else:
+                entry["state"] = "quarantined"
+        tell(entries, number)
+    emit("run", {"id": "r1", "state": "finished"})
 
 
 def main() -> None:
     words = [word for word in sys.argv[1:] if not word.startswith("-")]
-    if words[:2] == ["kernel", "info"]:
+    if words[:2] == ["kernel", "socket"]:
+        print("/nowhere/k.sock")
+    elif words[:2] == ["kernel", "info"]:
         python = os.environ.get("FAKE_CLOVE_PYTHON", sys.executable)
         with open(STATE / "log", "w") as log:
             command = [python, __file__, "serve"]
@@ -167,14 +172,18 @@ def main() -> None:
         with open(STATE / "events") as file:
             while True:
                 line = file.readline()
-                if '"end"' in line:
-                    return
                 if line.endswith("\n"):
                     print(line, end="", flush=True)
+                    if json.loads(line)["kind"] == "run":
+                        return
                 else:
                     time.sleep(0.005)
     elif words[:2] == ["sweep", "results"]:
         print((STATE / "results").read_text())
+    elif words[:2] == ["sweep", "inspect"]:
+        print(json.dumps(json.loads((STATE / "results").read_text())[int(words[3])]))
+    elif words[:1] == ["kill"] and os.environ.get("FAKE_CLOVE_KILL"):
+        sys.exit(f"clove: error: {os.environ['FAKE_CLOVE_KILL']}")
     elif words[:1] == ["kill"]:
         os.kill(int((STATE / f"pid-{words[1]}").read_text()), signal.SIGKILL)
     else:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloveos.demo import clove_column, present, report, standalone_column, summary, table, victims
+from cloveos.demo import clove_cli, clove_column, present, report, standalone_column, summary, table, victims
 from cloveos.demo.bystanders import Bystanders
 from cloveos.demo.standalone_column import Work
 
@@ -105,8 +105,36 @@ def test_clove_column_completes_and_reports(work: Work, tmp_path: Path, monkeypa
     assert picture.read_text().startswith("<svg ")
     assert "http" not in page.replace("http://www.w3.org/2000/svg", "")
     assert max(map(len, table.comparison(whole.columns).splitlines())) <= table.WIDTH
-    assert report.killers(whole)[0].startswith("T2-RF, attempt 1, was killed by uid")
+    assert report.killers(whole)[0].startswith("T2-RF, attempt 1, was killed by operator, command clove, pid 1")
     assert "T2-RF" in "\n".join(audience.lines())
+
+
+def test_a_kill_that_fails_is_said(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_CLOVE_KILL", "no such agent")
+    told = victims.with_faults(configs(), CHOSEN, linger_s=1.5)
+    said: list[str] = []
+    audience = present.Progress(work.names, io.StringIO())
+    ours = clove_column.run(told, work, CHOSEN, 1, audience, Bystanders(), said.append)
+    assert ours.completed == 20
+    assert "`clove kill T2-RF` ended with 1: clove: error: no such agent" in (ours.error or "")
+    assert "the kill by hand of T2-RF never came about" in "".join(said)
+    whole = summary.Summary(configs(), work.names, CHOSEN, 1, False, 1 << 29, 2, {}, [ours], None, ours)
+    assert not whole.passed()
+    assert "2 faults injected (segfault, leak), KILL MISSED: 2 deaths, 2 retried" in whole.last_line()
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        ("not json", "doesn't understand: not json"),
+        ('{"kind": "task", "name": "flat"}', "doesn't understand"),
+        ('{"kind": "run", "run": {"state": "failed", "message": "no module x"}}', "it is failed: no module x"),
+        ("", "hasn't finished"),
+    ],
+)
+def test_a_watch_that_says_something_else_is_refused(lines: str, words: str) -> None:
+    with pytest.raises(clove_cli.CliFailed, match=words):
+        list(clove_cli.WatchedSweep(["/bin/echo", lines] if lines else ["/bin/true"]))
 
 
 def test_missing_binary_is_said(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,13 +154,14 @@ def test_untrusted_results_do_not_reach_the_page_raw() -> None:
         [
             {
                 "index": 1, "name": bad,
-                "state": "done", "attempts": 2, "started_ms": 1000, "ended_ms": 3000,
+                "state": "done", "attempts": 2,
                 "result": {"rmse": 0.5, "prediction_digest": bad},
                 "certificates": [{"cause": bad, "message": bad, "started_ms": 1000, "ended_ms": 2000,
-                                  "killed_by": bad}],
+                                  "killed_by": {"kind": bad, "uid": bad, "command": bad}}],
             }
         ],
         0.0,
+        {0: clove_cli.TaskChange(1, bad, "done", 2, None, 2000, 3000, 0.9)},
     )  # fmt: skip
     whole = summary.Summary(
         [{"target": "T", "model": "SVM"}],

@@ -17,7 +17,7 @@ import pytest
 import tasks
 from fake_kernel import FakeKernel
 
-from cloveos import AgentDied, Executor, RemoteError, SysError, UntrustedResult
+from cloveos import AgentDied, Certificate, Executor, RemoteError, SysError, UntrustedResult
 from cloveos.errors import ConnectionLost
 
 PRIMES = [112272535095293, 112582705942171, 112272535095293, 115280095190773, 115797848077099, 1099726899285419]
@@ -115,6 +115,16 @@ def test_a_death_has_a_certificate(kernel: FakeKernel) -> None:
         assert exited.value.certificate is not None
         assert exited.value.certificate.exit_code == 3
         assert executor.submit(tasks.add, 1, 1).result() == 2, "the others don't notice"
+
+
+def test_a_crash_says_where_python_was() -> None:
+    tail = (
+        "epoch 1\nFatal Python error: Segmentation fault\n\nCurrent thread 0x7f (most recent call first):\n"
+        '  File "/x/train.py", line 8 in work\n  File "/opt/clove/_agent.py", line 3 in _timed\n'
+    )
+    died = AgentDied.of(Certificate(cause="signal", message="it crashed", suggestion="try\x1b[31m this", tail=tail))
+    assert str(died) == r'signal: it crashed (try\x1b[31m this); in File "/x/train.py", line 8 in work'
+    assert str(AgentDied.of(Certificate(cause="oom", message="too much"))) == "oom: too much"
 
 
 def test_retries(kernel: FakeKernel) -> None:
@@ -270,6 +280,22 @@ def test_a_template_that_fails_tells_every_future(kernel: FakeKernel) -> None:
     for future in futures:
         with pytest.raises((SysError, AgentDied), match="no_such_module_at_all"):
             future.result(timeout=20)
+    executor.shutdown()
+
+
+def test_a_run_that_fails_with_its_tasks_cancelled(kernel: FakeKernel) -> None:
+    # As the kernel answers when a mount is refused.
+    executor = Executor(1)
+    future = executor.submit(tasks.sleep, 60)
+    while not kernel.runs or not kernel.runs["r1"].tasks or not kernel.runs["r1"].tasks[0].pid:
+        time.sleep(0.01)
+    run = kernel.runs["r1"]
+    run.failed = "mount /x is refused"
+    with run.changed:
+        run.tasks[0].state = "cancelled"
+        run._end(run.tasks[0])
+    with pytest.raises(SysError, match="E0603: mount /x is refused"):
+        future.result(timeout=20)
     executor.shutdown()
 
 

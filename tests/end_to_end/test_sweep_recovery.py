@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import threading
-from pathlib import Path
 from typing import Dict, Set
 
 import pytest
@@ -65,7 +64,9 @@ class Trials:
                     change = json.loads(line)
                 except ValueError:
                     return
-                self.done.update(t["index"] for t in change.get("tasks", [change]) if t.get("state") == "done")
+                task = change.get("task") or {}
+                if task.get("state") == "done":
+                    self.done.add(task["index"])
 
         thread = threading.Thread(target=read, daemon=True)
         thread.start()
@@ -92,7 +93,8 @@ def test_a_closed_terminal_only_ends_the_showing(house: House, leave: str) -> No
 def test_one_ctrl_c_asks_and_two_cancel(house: House) -> None:
     trials = Trials(house, 200, s=0.1)
     terminal = house.terminal(*trials.args)
-    trials.ran(2)
+    trials.ran(1)
+    until(lambda: house.shown()["done"] >= 2, "two done")
     terminal.type(b"\x03")
     terminal.expect("Ctrl-C again")
     assert house.shown()["state"] == "active"
@@ -102,7 +104,6 @@ def test_one_ctrl_c_asks_and_two_cancel(house: House) -> None:
     assert show["state"] == "cancelled" and 0 < show["done"] < 200 and show["running"] == 0
     kept = {i: t["result"] for i, t in house.results().items() if t["state"] == "done"}
     assert all(r == {"square": i * i} for i, r in kept.items())
-    until(lambda: not house.agent_pids() or all("template" in p for p in house.processes().values()), "agents gone", 20)
 
 
 def test_cancel_keeps_what_is_done_and_resume_does_the_rest(house: House) -> None:
@@ -131,12 +132,15 @@ def test_one_task_is_cancelled_alone(house: House) -> None:
 def test_kill_9_of_everything_twice_loses_nothing_and_repeats_nothing_done(house: House) -> None:
     trials = Trials(house, 60)
     house.clove(*trials.args, "-d").ok()
+    settled: Dict[int, int] = {}
     for share in (20, 40):
         watching = trials.watch()
         trials.ran(share)
         house.kill_everything()
         watching.join(30)
+        assert len(trials.done) > share // 2, "the watcher saw nothing"
         before = trials.runs()
+        settled.update({i: before[i] for i in trials.done - settled.keys()})
         done = {i for i, t in house.results().items() if t["state"] == "done"}
         assert trials.done <= done, f"shown as done, but lost: {trials.done - done}"
         assert house.shown()["state"] == "interrupted"
@@ -146,9 +150,10 @@ def test_kill_9_of_everything_twice_loses_nothing_and_repeats_nothing_done(house
     house.clove("sweep", "attach", "last").ok()
     results = house.results()
     assert {i: t["result"] for i, t in results.items()} == {i: {"square": i * i} for i in range(60)}
-    again = {i: n for i, n in trials.runs().items() if n > 1}
-    assert not trials.done & {i for i, n in again.items()} - set(), f"done, and run again: {sorted(trials.done & set(again))}" if trials.done & set(again) else ""
-    assert len(again) <= 2 * 2 * len(os.sched_getaffinity(0)), again
+    runs = trials.runs()
+    assert {i: runs[i] for i in settled} == settled, "shown as done, and run again"
+    # At most those that ran when the power went were begun twice.
+    assert sum(runs.values()) <= 60 + 2 * len(os.sched_getaffinity(0)), runs
 
 
 def test_kill_9_of_the_kernel_alone(house: House) -> None:
@@ -180,7 +185,6 @@ def test_many_trials_with_two_faults_and_every_disaster(house: House) -> None:
     n, segv, leak = (2000, 847, 1203) if HEAVY else (300, 127, 181)
     trials = Trials(house, n, segv=segv, leak=leak, s=0.0)
     terminal = house.terminal(*trials.args, "-m", "128m", "--retry-deaths", "0")
-    watching = trials.watch_when_there() if hasattr(trials, "watch_when_there") else None
     trials.ran(n // 3)
     terminal.hang_up()
     terminal.child.wait(timeout=30)
@@ -199,4 +203,3 @@ def test_many_trials_with_two_faults_and_every_disaster(house: House) -> None:
     assert [c["cause"] for c in results[leak]["certificates"]][-1:] == ["oom"]
     runs = trials.runs()
     assert not {i for i in done if runs[i] > 1}, "shown as done, and run again"
-    assert Path(house.home).exists()

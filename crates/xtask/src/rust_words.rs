@@ -51,8 +51,8 @@ fn skippable(rest: &str, before: Option<char>) -> usize {
         }
     }
     // 'x' and '\n' are characters, 'a in &'a str is a lifetime.
-    if rest.starts_with('\'') {
-        let mut chars = rest[1..].chars();
+    if let Some(inside) = rest.strip_prefix('\'') {
+        let mut chars = inside.chars();
         match (chars.next(), chars.next()) {
             (Some('\\'), _) => return quoted(rest, '\''),
             (Some(c), Some('\'')) => return 2 + c.len_utf8(),

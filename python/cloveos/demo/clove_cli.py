@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -198,13 +199,21 @@ class WatchedSweep:
         return " ".join(["clove", *self._command[1:]])
 
 
-def spent_cpu_s(certificate: dict[str, Any]) -> float:
+def spent_cpu_s(certificate: Mapping[str, Any]) -> float:
     """CPU seconds that a certificate accounts for."""
     usage = certificate.get("usage") or {}
     return (float(usage.get("cpu_user_us") or 0) + float(usage.get("cpu_system_us") or 0)) / 1e6
 
 
-def killed_by(certificate: dict[str, Any]) -> str | None:
+def end_word(certificate: Mapping[str, Any]) -> str:
+    """What ended an attempt, in a word: the cause, or the signal's name if that says more."""
+    cause, number = certificate.get("cause") or "died", certificate.get("signal")
+    if cause == "signal" and number in {one.value for one in signal.Signals}:
+        return signal.Signals(int(str(number))).name
+    return for_terminal(cause)
+
+
+def killed_by(certificate: Mapping[str, Any]) -> str | None:
     """Who killed, in words, if somebody did."""
     who = certificate.get("killed_by")
     if not isinstance(who, dict):

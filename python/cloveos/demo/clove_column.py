@@ -258,7 +258,7 @@ def take_results(
         for number, certificate in enumerate(entry.get("certificates") or (), 1):
             attempt = int(certificate.get("attempt") or number)
             times = (certificate.get("started_ms"), certificate.get("ended_ms"))
-            end = for_terminal(certificate.get("cause"))
+            end = clove_cli.end_word(certificate)
             column.attempts.append(_attempt(position, attempt, times, end, began_ms))
             column.certificates.append({**certificate, "name": name, "position": position, "attempt": attempt})
         seen = last.get(position)
@@ -268,11 +268,8 @@ def take_results(
             times = (started, seen.ended_ms)
             column.attempts.append(_attempt(position, int(entry.get("attempts") or 1), times, "done", began_ms))
     column.completed = len(column.results)
-    told = sum(clove_cli.spent_cpu_s(one) for entry in listed for one in entry.get("certificates") or ())
-    # Two accounts of the same thing: the processes' own, and the certificates'. Take the one that found more.
-    column.cpu_s = max(column.cpu_s, told)
     assign_lanes(column.attempts)
     deaths = column.certificates
-    causes = ", ".join(f"{for_terminal(one.get('cause'))} in #{one['position'] + 1}" for one in deaths)
+    causes = ", ".join(f"{clove_cli.end_word(one)} in #{one['position'] + 1}" for one in deaths)
     retried = sum(1 for one in {one["position"] for one in deaths} if one in column.results)
     column.what_happened = f"{len(deaths)} deaths ({causes}), {retried} retried" if deaths else "no deaths"

@@ -35,6 +35,8 @@ def can_redraw(stream: TextIO) -> bool:
 class Progress:
     """One line that counts, redrawn on a terminal; elsewhere one line for every quarter."""
 
+    wants_results = False
+
     def __init__(self, names: Sequence[str], stream: TextIO = sys.stderr) -> None:
         self._names = names
         self._stream = stream
@@ -81,7 +83,7 @@ class Progress:
 def death(name: str, event: Mapping[str, Any]) -> str:
     """One line about an end that wasn't good."""
     certificate = event.get("certificate") or {}
-    words = [f"{name}, attempt {event.get('attempt', '?')}: {for_terminal(certificate.get('cause', 'died'))}"]
+    words = [f"{name}, attempt {event.get('attempt', '?')}: {clove_cli.end_word(certificate)}"]
     if certificate.get("message"):
         words.append(for_terminal(certificate["message"]))
     who = clove_cli.killed_by(certificate)
@@ -93,6 +95,8 @@ def death(name: str, event: Mapping[str, Any]) -> str:
 
 class Grid:
     """The experiments, a row for each target, redrawn in place at most ten times a second."""
+
+    wants_results = True
 
     def __init__(
         self,

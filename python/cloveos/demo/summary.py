@@ -53,14 +53,21 @@ class Summary(NamedTuple):
             return 0
         return sum(1 for death in self.ours.certificates if death["position"] in self.ours.results)
 
+    def faults_that_hit(self) -> list[str]:
+        """Which of the three victims did die, as they were meant to."""
+        dead = {death["position"] for death in self.ours.certificates} if self.ours else set()
+        return [kind for kind, position in self.victims._asdict().items() if position in dead]
+
     def median_auc(self) -> float | None:
         """Over all results that have one."""
         found = [float(one["auc"]) for one in self.scored.values() if one.get("auc") is not None]
         return statistics.median(found) if found else None
 
     def passed(self) -> bool:
-        """Every experiment done under CloveOS, nobody disturbed, each digest equal where there is another."""
-        if self.ours is None or self.ours.completed != self.ours.total or self.disturbed:
+        """Every fault hit, every experiment done, nobody disturbed, each digest equal where there is another."""
+        if self.ours is None or self.ours.error or self.ours.completed != self.ours.total or self.disturbed:
+            return False
+        if len(self.faults_that_hit()) != len(self.victims):
             return False
         equal = self.equal_digests()
         return equal is None or equal == self.ours.total
@@ -70,8 +77,13 @@ class Summary(NamedTuple):
         said = []
         if self.ours is not None:
             deaths = len(self.ours.certificates)
+            hit = self.faults_that_hit()
+            injected = f"{len(hit)} faults injected ({', '.join(hit)})" if hit else "no faults injected"
+            missed = [kind for kind in self.victims._fields if kind not in hit]
+            if missed:
+                injected += f", {' and '.join(missed).upper()} MISSED"
             said.append(
-                f"{self.ours.completed} of {self.ours.total} done, 3 faults injected (segfault, leak, kill): "
+                f"{self.ours.completed} of {self.ours.total} done, {injected}: "
                 f"{deaths} deaths, {self.retried()} retried"
             )
         if self.shuffled:
@@ -116,6 +128,9 @@ class Summary(NamedTuple):
                     "memory_available_fall_bytes": column.available_fall_bytes,
                     "what_happened": column.what_happened,
                     "error": column.error,
+                    "experiment_seconds": {
+                        self.names[position]: result.get("seconds") for position, result in column.results.items()
+                    },
                 }
                 for column in self.columns
             ],

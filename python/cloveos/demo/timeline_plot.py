@@ -9,7 +9,7 @@ from .untrusted import for_terminal
 
 _LEFT, _RIGHT = 16, 22
 _LANE, _LANE_GAP, _HEAD, _MARKS, _BLOCK_GAP = 24, 4, 30, 17, 26
-_WORDS = {"leak": "leak", "oom": "out of memory", "MemoryError": "MemoryError", "kill": "killed by hand"}
+_WORDS = {"oom": "out of memory", "SIGSEGV": "segfault", "kill": "killed by hand", "killed": "killed by hand"}
 
 
 def draw(summary: Summary, standalone: bool = False) -> str:

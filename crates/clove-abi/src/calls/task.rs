@@ -35,7 +35,7 @@ args! {
         /// Wall time of the user's function in microseconds.
         #[serde(default)]
         elapsed_us: u64,
-        /// The agent's peak memory so far in bytes (`ru_maxrss`), so that a grown worker is replaced.
+        /// How much its peak memory (`ru_maxrss`) has grown since it was forked, in bytes, so that a grown worker is replaced.
         #[serde(default)]
         rss_bytes: u64,
     }
