@@ -29,6 +29,8 @@ SOCKET_FD = 3
 #: A larger opaque result goes as a blob.
 TAIL_BYTES = 8 << 20
 
+_SOCKET_INSIDE = "/run/clove/kernel.sock"
+_FOLDERS_INSIDE = (("CLOVE_OUT", "/out"), ("CLOVE_CHECKPOINT", "/checkpoint"))
 _REHEARSAL_ENV = dict.fromkeys(
     ("CLOVE_AGENT", "CLOVE_ATTEMPT", "CLOVE_CHECKPOINT", "CLOVE_OUT", "CLOVE_RUN", "CLOVE_TASK"), "0"
 )
@@ -53,6 +55,9 @@ class Agent:
         self._fflush: Any = ctypes.CDLL(None).fflush
         self._connection: Optional[Connection] = None
         self._rss_before = 0
+        # What is emptied between two tasks. Nothing until `main` knows that it is inside: a rehearsal in the template,
+        # or a test without walls, must not touch the machine's own folders of these names.
+        self._own_folders: List[str] = []
         _about._shared = shared
 
     def serve(self, sock: socket.socket) -> int:
@@ -68,7 +73,7 @@ class Agent:
                 if not task.get("reuse"):
                     return 0
                 # The next task's folders are its own; what this one kept has been taken.
-                for folder in ("/out", "/checkpoint"):
+                for folder in self._own_folders:
                     _empty(folder)
                 connection.send(frame(_NEXT, self._another(), b"{}"))
         except ConnectionLost:
@@ -232,6 +237,8 @@ def main(agent: Agent) -> int:
     # An embryo waits anyway: what it does here it needn't do when its task has come. This process's first pass over
     # code and data costs some 300 page faults, most of the time between a task's arrival and its start.
     rehearse(agent, 1)
+    if os.environ.get("CLOVE_SOCKET") == _SOCKET_INSIDE:
+        agent._own_folders = [path for name, path in _FOLDERS_INSIDE if os.environ.get(name) == path]
     # With family and type given, Python asks the kernel nothing.
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=SOCKET_FD)
     sock.setblocking(True)

@@ -191,3 +191,19 @@ def test_what_an_interrupted_program_leaves_behind(tmp_path: Path) -> None:
                 return
             time.sleep(0.1)
     raise AssertionError(f"still alive: {alive}")
+
+
+def leave_files() -> "list[str]":
+    import cloveos
+
+    found = []
+    for folder in (cloveos.out_dir(), cloveos.checkpoint_dir()):
+        found += [str(p) for p in folder.rglob("*")]
+        (folder / "sub").mkdir()
+        (folder / "sub" / "file.txt").write_text("x")
+    return found
+
+
+def test_the_next_call_of_a_worker_finds_its_own_empty_folders() -> None:
+    with Executor(1, reuse=10) as executor:
+        assert [executor.submit(leave_files).result(timeout=60) for _ in range(4)] == [[], [], [], []]

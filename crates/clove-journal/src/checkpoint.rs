@@ -10,6 +10,7 @@ use crate::disk::{replace_file, sync_parent};
 use crate::format::{CHECKPOINT_MAGIC, CHECKPOINT_PRELUDE_BYTES, FormatVersion, array_at, u16_at, u64_at};
 use crate::io_failure::IoFailure;
 use crate::read_error::{ReadError, ReadErrorKind};
+use crate::recovery;
 use crate::retention::{self, PruneError, Pruned};
 use crate::sync::{Shared, SyncError, SyncHandle, locked};
 
@@ -69,6 +70,12 @@ impl Checkpoints {
             disk.remove(&path).map_err(|error| io(IoFailure::new("remove", &path, error)))?;
         }
         sync_parent(disk, &layout.checkpoint(mark.seq)).map_err(io)
+    }
+
+    /// The newest intact checkpoint, for whoever has to catch up with a journal that is in use.
+    pub fn newest(&self) -> Result<Option<Checkpoint>, ReadError> {
+        let _turn = locked(&self.shared.checkpoint_turn);
+        recovery::newest_intact_checkpoint(&self.shared.layout, &mut Vec::new())
     }
 
     /// Delete whole sealed segments that end before `before_seq` and that the older kept checkpoint contains, oldest

@@ -127,7 +127,7 @@ fn lock(dir: &Path) -> Result<File, OpenErrorKind> {
     }
 }
 
-fn newest_intact_checkpoint(
+pub(crate) fn newest_intact_checkpoint(
     layout: &Layout,
     warnings: &mut Vec<Warning>,
 ) -> Result<Option<Checkpoint>, ReadError> {

@@ -4,7 +4,7 @@
 use crate::input::Tail;
 use crate::state::{Agent, Ending};
 use clove_abi::calls::ExceptionText;
-use clove_abi::certificate::Certificate;
+use clove_abi::certificate::{Certificate, KilledBy};
 use clove_abi::ids::{AgentId, ConnId, RunId, TaskIndex};
 use clove_abi::limits::Limits;
 use clove_abi::run::{RunSpec, RunState, TaskSpec, TaskState};
@@ -39,6 +39,12 @@ pub enum Change {
     AgentEnding {
         id: AgentId,
         why: Ending,
+    },
+    /// A signal is sent to its program.
+    AgentSignalled {
+        id: AgentId,
+        signal: i32,
+        by: KilledBy,
     },
     AgentEnded {
         id: AgentId,

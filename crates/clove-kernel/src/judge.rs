@@ -191,6 +191,15 @@ pub fn certify(agent: &Agent, e: &Evidence<'_>) -> Certificate {
                     "it made a system call that its seccomp profile forbids".into(),
                     "clove doctor lists what the profile refuses".into(),
                 ),
+                ExitStatus::Signal(s) if agent.signalled.as_ref().is_some_and(|(sent, _)| *sent == s) => {
+                    let by = agent.signalled.as_ref().map(|(_, by)| by.clone());
+                    let who = by.as_ref().map(killer).unwrap_or_default();
+                    killed_by = by;
+                    (Cause::Killed, format!("ended by {} from {who}", signal_name(s)), String::new())
+                }
+                ExitStatus::Signal(s @ (1 | 2 | 3 | 13 | 14 | 15)) => {
+                    (Cause::Signal, format!("it was ended by {}", signal_name(s)), String::new())
+                }
                 ExitStatus::Signal(s) => {
                     (Cause::Signal, format!("it crashed with {}", signal_name(s)), crash_hint(s, agent.kind))
                 }

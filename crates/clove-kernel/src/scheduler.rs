@@ -159,6 +159,7 @@ fn start(tx: &mut Tx<'_>, run_id: RunId, index: TaskIndex, limits: Limits, cost:
             deadline_mono_ms: None,
             attached: None,
             ending: None,
+            signalled: None,
             missing_walls: Vec::new(),
             missing_limits: Vec::new(),
             certificate: None,

@@ -91,6 +91,8 @@ pub struct Agent {
     /// Connection that it ends with.
     pub attached: Option<ConnId>,
     pub ending: Option<Ending>,
+    /// The last signal that was sent to its program through CloveOS, and by whom.
+    pub signalled: Option<(i32, KilledBy)>,
     pub missing_walls: Vec<String>,
     pub missing_limits: Vec<String>,
     pub certificate: Option<Box<Certificate>>,
@@ -427,6 +429,11 @@ impl State {
                     if a.ending.is_none() {
                         a.ending = Some(why.clone());
                     }
+                }
+            }
+            Change::AgentSignalled { id, signal, by } => {
+                if let Some(a) = self.agents.get_mut(id) {
+                    a.signalled = Some((*signal, by.clone()));
                 }
             }
             Change::AgentEnded { id, certificate } => {

@@ -27,6 +27,19 @@ pub fn find_agent(state: &State, target: &str) -> Result<AgentId, SysError> {
             ));
         }
     }
+    if let Some((run, index)) = target.split_once('/')
+        && let (Ok(run), Ok(index)) = (run.parse::<RunId>(), index.parse::<TaskIndex>())
+    {
+        let task = find_run(state, run)?.tasks.get(&index);
+        let task =
+            task.ok_or_else(|| SysError::new(ErrorCode::NoTask, format!("{run} has no task {index}")))?;
+        return task.agent.filter(|id| state.agents.contains_key(id)).ok_or_else(|| {
+            SysError::new(
+                ErrorCode::NoAgent,
+                format!("task {run}/{index} has no agent that is still remembered"),
+            )
+        });
+    }
     let latest = state.ended.iter().rev().find(|id| state.agents.get(id).is_some_and(|a| a.name == target));
     latest.copied().ok_or_else(|| {
         let shown: String = target.chars().take(80).collect();
@@ -145,7 +158,9 @@ pub fn show(state: &State, r: &Run, wall_ms: u64) -> clove_abi::calls::RunShowRe
     let mut slowest: Vec<(u64, TaskIndex)> = Vec::new();
     for (i, t) in &r.tasks {
         for c in &t.certificates {
-            *deaths.entry(c.cause.word().to_owned()).or_insert(0) += 1;
+            if c.cause.is_death() {
+                *deaths.entry(c.cause.word().to_owned()).or_insert(0) += 1;
+            }
         }
         if matches!(t.state, TaskState::Failed | TaskState::Quarantined) {
             let word = match (t.exception.is_some(), t.certificates.last()) {

@@ -58,14 +58,12 @@ pub struct LauncherError {
 pub fn fork_launcher(config: LauncherConfig) -> io::Result<(i32, crate::Link)> {
     let (ours, theirs) = crate::link::pair()?;
     let mut theirs = Some(theirs);
-    let ours_number = std::os::fd::AsRawFd::as_raw_fd(&ours);
-    let pid = clove_sys::launcher_fork::fork_launcher(|| {
-        // The child's copy of the kernel's end would keep the socket open for ever.
-        clove_sys::launcher_fork::close_inherited(ours_number);
-        match theirs.take() {
-            Some(socket) => run(socket, &config),
-            None => 1,
+    let pid = clove_sys::launcher_fork::fork_launcher(|| match theirs.take() {
+        Some(socket) => {
+            clove_sys::launcher_fork::close_all_but(std::os::fd::AsRawFd::as_raw_fd(&socket));
+            run(socket, &config)
         }
+        None => 1,
     })?;
     Ok((pid, crate::Link::new(ours)?))
 }

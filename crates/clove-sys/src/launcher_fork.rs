@@ -21,11 +21,15 @@ pub fn fork_launcher<F: FnOnce() -> i32>(body: F) -> io::Result<i32> {
     }
 }
 
-/// Closes a descriptor that the fork has copied, by its number.
-pub fn close_inherited(fd: i32) {
-    // SAFETY: called in the child right after the fork, for a descriptor whose owner (an OwnedFd in a stack frame that
-    // the child never returns to) will not touch it again.
-    unsafe { libc::close(fd) };
+/// Closes every descriptor that the fork has copied but the first three and `keep`: a copy of the kernel's end of the
+/// socket would keep that open for ever, and a lock or a pipe of the caller's would stay held.
+pub fn close_all_but(keep: i32) {
+    let keep = keep.max(3) as u32;
+    // The owners of what is closed lie in stack frames that the child never returns to, and never drops.
+    if keep > 3 {
+        let _ = crate::program::close_between(3, keep - 1, false);
+    }
+    let _ = crate::program::close_between(keep + 1, u32::MAX, false);
 }
 
 /// What the launcher does first: a session of its own (Ctrl-C on the kernel's terminal isn't meant for it), no

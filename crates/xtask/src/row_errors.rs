@@ -20,7 +20,7 @@ const LOOKUPS: &[(&str, &[ErrorCode])] = &[
     ("find_agent", &[ErrorCode::NoAgent, ErrorCode::Dead]),
     ("find_run", &[ErrorCode::NoRun]),
     ("no_run", &[ErrorCode::NoRun]),
-    ("current_task", &[ErrorCode::WrongState]),
+    ("check_digest", &[ErrorCode::BadArgument]),
 ];
 
 /// What comes later, or before the handler: from the daemon's drivers and the launcher.

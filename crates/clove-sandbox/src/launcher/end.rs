@@ -66,7 +66,9 @@ impl Launcher {
             && !cell.killed
             && cell.failure.is_none()
         {
-            let message = format!("its process ended before it was ready ({})", describe(first_status));
+            let how = describe(first_status);
+            let message =
+                format!("its process ended while it was loading its imports, the script or setup() ({how})");
             self.tell(&Event::TemplateFailed { token, message, traceback: String::new() }, &[]);
         }
         match cell.failure {
@@ -200,12 +202,24 @@ impl Launcher {
             }
             for pidfd in processes(cell) {
                 let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-                // Embryos before inits: a PID namespace's init waits for all in it to be reaped.
-                ending.insert(0, pidfd);
+                ending.push(pidfd);
             }
         }
-        for pidfd in ending {
-            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
+        drop(ending);
+        // Whatever is a child of this process, known or not: a template may have forked an embryo that nobody has
+        // been told of yet, and the init of its cell can't end before that is reaped (pid_namespaces(7)).
+        let deadline = std::time::Instant::now() + LAST_REAPING;
+        let mut pause = std::time::Duration::from_micros(200);
+        while std::time::Instant::now() < deadline {
+            match waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+                Ok(Some(_)) => {}
+                Ok(None) => {
+                    std::thread::sleep(pause);
+                    pause = (pause * 2).min(FIRST_WAIT);
+                }
+                // No children are left.
+                Err(_) => break,
+            }
         }
         for cell in std::mem::take(&mut self.cells).into_values() {
             self.removals.extend(cell.group);
@@ -224,6 +238,8 @@ impl Launcher {
 
 const FIRST_WAIT: std::time::Duration = std::time::Duration::from_millis(5);
 const LAST_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
+/// How long the launcher stays to reap what it has killed.
+const LAST_REAPING: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// `None` when it hasn't ended.
 fn reap(process: &Process) -> Option<Status> {
@@ -242,6 +258,9 @@ fn status(s: &WaitIdStatus) -> Status {
 fn describe(status: Status) -> String {
     match status {
         Status::Code(code) => format!("exit code {code}"),
+        Status::Signal(libc::SIGSEGV) => "SIGSEGV: a crash in native code".to_owned(),
+        Status::Signal(libc::SIGABRT) => "SIGABRT: its own abort()".to_owned(),
+        Status::Signal(libc::SIGKILL) => "SIGKILL: killed, or out of memory".to_owned(),
         Status::Signal(signal) => format!("signal {signal}"),
     }
 }

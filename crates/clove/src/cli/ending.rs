@@ -41,7 +41,8 @@ pub fn tell(c: &Certificate) {
             "note: {dropped} of output were dropped beyond the {kept} that are kept (--output-limit)"
         ));
     }
-    if c.cause.is_death() {
+    // A program's own failure speaks for itself, unless there is something to try.
+    if c.cause.is_death() || (c.exit_code != Some(0) && !c.suggestion.is_empty()) {
         stdio::say(&last_line(c));
     }
 }

@@ -34,12 +34,17 @@ pub fn aside(text: &str) {
 
 /// Progress bars and colours make sense on standard error.
 pub fn stderr_is_lively() -> bool {
-    io::stderr().is_terminal() && !is_dumb()
+    io::stderr().is_terminal() && !is_dumb() && !no_colour()
 }
 
 /// Colours make sense on standard output.
 pub fn stdout_is_colourful() -> bool {
-    io::stdout().is_terminal() && !is_dumb() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+    io::stdout().is_terminal() && !is_dumb() && !no_colour()
+}
+
+/// no-color.org: set and not empty. A moving progress bar is made of escape sequences too.
+fn no_colour() -> bool {
+    std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
 }
 
 fn is_dumb() -> bool {

@@ -61,8 +61,21 @@ pub fn open(dir: &Path, wall_ms: u64) -> Result<Opened, BookError> {
     Ok(Opened { journal, core, notes, replayed })
 }
 
+/// A record as it was appended.
+pub struct Appended {
+    pub seq: u64,
+    /// What input and outcome take in the journal.
+    pub bytes: usize,
+    pub actor: String,
+}
+
 /// Appends one input and what came of it; the caller flushes.
-pub fn append(journal: &mut Journal, input: &Input, mono_ns: u64, changes: &[Change]) -> Result<u64, String> {
+pub fn append(
+    journal: &mut Journal,
+    input: &Input,
+    mono_ns: u64,
+    changes: &[Change],
+) -> Result<Appended, String> {
     let actor = match &input.event {
         clove_kernel::Event::Call { peer: Peer::Operator { uid, pid, .. }, .. } => {
             format!("operator:{uid}:{pid}")
@@ -85,7 +98,8 @@ pub fn append(journal: &mut Journal, input: &Input, mono_ns: u64, changes: &[Cha
         input: &body,
         outcome: &outcome,
     };
-    journal.append(&record).map_err(|e| e.to_string())
+    let seq = journal.append(&record).map_err(|e| e.to_string())?;
+    Ok(Appended { seq, bytes: body.len() + outcome.len(), actor })
 }
 
 /// Runs the journal's inputs again from the beginning and compares the state with the one that the outcomes give.

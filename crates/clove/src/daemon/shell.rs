@@ -11,6 +11,7 @@ use super::connection::{Connection, Frame, Step, Who};
 use super::drivers::{Drivers, Inbox, Message};
 use super::logs::LogKeeper;
 use super::peer;
+use super::projection::Projection;
 use super::sdk::{NotFound, Sdk};
 use super::sync::Syncer;
 use super::templates::Template;
@@ -61,6 +62,7 @@ pub struct Parts {
     pub drivers: Drivers,
     pub logs: LogKeeper,
     pub checkpoints: CheckpointKeeper,
+    pub projection: Projection,
     pub link: Link,
     pub launcher_pid: u32,
     pub front_door: OwnedFd,
@@ -91,6 +93,7 @@ pub struct Shell {
     pub drivers: Drivers,
     pub logs: LogKeeper,
     pub checkpoints: CheckpointKeeper,
+    pub projection: Projection,
     pub link: Link,
     pub launcher_pid: u32,
     front_door: OwnedFd,
@@ -166,6 +169,7 @@ impl Shell {
             drivers: p.drivers,
             logs: p.logs,
             checkpoints: p.checkpoints,
+            projection: p.projection,
             link: p.link,
             launcher_pid: p.launcher_pid,
             front_door: p.front_door,
@@ -377,6 +381,7 @@ impl Shell {
             Message::Synced(seq) => {
                 self.syncer.busy = false;
                 self.durable_seq = self.durable_seq.max(seq);
+                self.projection.synced(self.durable_seq);
                 while self.parked.front().is_some_and(|p| p.seq <= self.durable_seq) {
                     if let Some(p) = self.parked.pop_front() {
                         self.send_bytes(p.to, p.bytes);
@@ -429,13 +434,16 @@ impl Shell {
         let outcome = self.core.handle(&input);
         if !outcome.changes.is_empty() || audit == Audit::Record {
             let mono_ns = self.clock.elapsed().as_nanos() as u64;
-            if let Err(why) = book::append(&mut self.journal, &input, mono_ns, &outcome.changes) {
-                self.break_down(&why);
-                if let Event::Call { conn, correlation, .. } = input.event {
-                    let error = self.broken_error();
-                    self.fail(ReplyTo { conn, correlation }, &error);
+            match book::append(&mut self.journal, &input, mono_ns, &outcome.changes) {
+                Ok(a) => self.projection.record(&input, a, outcome.changes, &self.core.state),
+                Err(why) => {
+                    self.break_down(&why);
+                    if let Event::Call { conn, correlation, .. } = input.event {
+                        let error = self.broken_error();
+                        self.fail(ReplyTo { conn, correlation }, &error);
+                    }
+                    return;
                 }
-                return;
             }
         }
         self.effects.extend(outcome.effects);

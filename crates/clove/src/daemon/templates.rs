@@ -337,15 +337,20 @@ impl Shell {
     pub fn release_templates(&mut self, run: RunId) {
         let now = self.mono_ms();
         let mut kill = Vec::new();
-        for t in self.templates.values_mut() {
+        for (token, t) in &mut self.templates {
             if t.runs.remove(&run) && t.runs.is_empty() {
                 t.unused_since_ms = Some(now);
+                // Nobody waits for what it is still loading; it may never end.
+                if matches!(t.stage, Stage::Building { .. }) {
+                    kill.push(*token);
+                }
                 for p in t.pools.values_mut() {
                     kill.extend(p.ready.drain(..));
                 }
             }
         }
         for token in kill {
+            self.templates.remove(&token);
             if let Some(c) = self.cells.get_mut(&token) {
                 c.killed = true;
             }

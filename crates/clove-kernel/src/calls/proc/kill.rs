@@ -1,5 +1,6 @@
 //! `proc.kill`.
 
+use crate::change::Change;
 use crate::core::{Caller, Decision, Tx};
 use crate::effect::Effect;
 use crate::input::Peer;
@@ -20,20 +21,22 @@ pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &ProcKill) -> Result<Decis
         return Err(SysError::new(ErrorCode::Dead, format!("`{name}` ({id}) has ended already"))
             .hint("clove inspect shows how"));
     }
+    let by = match &caller.peer {
+        Peer::Operator { uid, pid, command } => KilledBy {
+            kind: "operator".into(),
+            uid: Some(*uid),
+            pid: Some(*pid),
+            command: Some(command.clone()),
+        },
+        Peer::Agent(id) => KilledBy { kind: "agent".into(), uid: None, pid: None, command: Some(id.to_string()) },
+    };
     match args.signal {
-        None | Some(SIGKILL) => {
-            let by = match &caller.peer {
-                Peer::Operator { uid, pid, command } => KilledBy {
-                    kind: "operator".into(),
-                    uid: Some(*uid),
-                    pid: Some(*pid),
-                    command: Some(command.clone()),
-                },
-                Peer::Agent(id) => KilledBy { kind: "agent".into(), uid: None, pid: None, command: Some(id.to_string()) },
-            };
-            lifecycle::end(tx, id, Ending::Killed(by));
+        None | Some(SIGKILL) => lifecycle::end(tx, id, Ending::Killed(by)),
+        Some(signal @ 1..=64) => {
+            // If this is what ends it, its certificate says who it was.
+            tx.change(Change::AgentSignalled { id, signal, by });
+            tx.effect(Effect::Signal { agent: id, signal });
         }
-        Some(s @ 1..=64) => tx.effect(Effect::Signal { agent: id, signal: s }),
         Some(s) => {
             return Err(SysError::new(ErrorCode::BadArgument, format!("signal {s} doesn't exist: 1 to 64")));
         }

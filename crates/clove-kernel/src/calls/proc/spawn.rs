@@ -96,6 +96,7 @@ pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &ProcSpawn) -> Result<Deci
         deadline_mono_ms: None,
         attached: args.attached.then_some(caller.conn()),
         ending: None,
+        signalled: None,
         missing_walls: Vec::new(),
         missing_limits: Vec::new(),
         certificate: None,

@@ -1,0 +1,733 @@
+//! The SQLite projection `state.db`: rows from changes, and the thread that applies them.
+//!
+//! The loop makes the rows of each record at once, since it has the state after it, and hands them over when the record
+//! is durable. It never waits for SQLite: once too much is queued, records go without rows. The thread sees by
+//! the sequence numbers what it lacks and reads that from the journal; so it also catches up after a start. Nothing
+//! here may stop the kernel: without `state.db` there is one line in its log, and the next start tries again.
+
+use super::book::{Appended, OutcomeRecord};
+use clove_abi::calls::AgentState;
+use clove_abi::certificate::{Cause, Certificate};
+use clove_abi::ids::{AgentId, RunId, TaskIndex};
+use clove_abi::run::{RunState, TaskSpec, TaskState};
+use clove_abi::table::Sysno;
+use clove_journal::{Checkpoints, Journal, Reader, RecordView, SyncHandle};
+use clove_kernel::state::{Agent, Run, Task};
+use clove_kernel::{Change, Input, State, view};
+use clove_store::{
+    Applied, AuditRow, Row, RunRow, Store, StoreError, StoreErrorKind, Taken, TaskProgress, TaskRow,
+};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+/// Records whose rows are queued have at most so many bytes together in the journal.
+const QUEUE_BYTES: usize = 16 << 20;
+/// Groups of durable records in the queue.
+const QUEUE_GROUPS: usize = 4_096;
+/// A record with more changes is left to the journal: its rows would hold up the loop.
+const MOST_CHANGES: usize = 4_096;
+/// Rows of one transaction, when they are from more than one record.
+const BATCH_ROWS: usize = 1_000;
+/// What the thread lacks may be on its way; the journal is read after so long without it.
+const PATIENCE: Duration = Duration::from_millis(50);
+/// After a full disk or a lock that somebody else holds.
+const PAUSE: Duration = Duration::from_secs(10);
+/// How long a kernel that leaves waits for the last rows.
+const CLOSING: Duration = Duration::from_secs(2);
+const DAY: Duration = Duration::from_secs(86_400);
+/// Audit rows, and ended agents without a run, are kept for so long.
+const KEPT: Duration = Duration::from_secs(30 * 86_400);
+
+/// The loop's side.
+pub struct Projection {
+    /// Gone with the thread.
+    line: Option<mpsc::SyncSender<Message>>,
+    shared: Arc<Shared>,
+    /// Rows of records that aren't durable yet.
+    waiting: VecDeque<Entry>,
+    /// Records go without rows until the thread has worked off what it has.
+    dropping: bool,
+    /// Ends with the thread.
+    done: mpsc::Receiver<()>,
+}
+
+struct Shared {
+    /// The last durable record.
+    durable: AtomicU64,
+    /// Bytes of the records whose rows wait, here or there.
+    queued: AtomicUsize,
+    leaving: AtomicBool,
+}
+
+enum Message {
+    /// Rows of durable records; maybe not of all of them.
+    Durable(Vec<Entry>),
+    /// The same of records that must be made durable first; then the thread ends.
+    Leave(Vec<Entry>),
+}
+
+/// The rows of one record.
+struct Entry {
+    seq: u64,
+    bytes: usize,
+    pieces: Vec<Piece>,
+}
+
+/// Rows, or what the thread makes many of.
+enum Piece {
+    Row(Row),
+    Tasks { run: RunId, first: TaskIndex, specs: Vec<TaskSpec> },
+}
+
+impl Projection {
+    /// Starts the thread, which opens the store and brings it up to the journal's head. Call it before a record is
+    /// appended.
+    pub fn start(data_dir: &Path, journal: &Journal) -> std::io::Result<Projection> {
+        let head = journal.head().seq;
+        let shared = Arc::new(Shared {
+            durable: AtomicU64::new(journal.durable_head().seq),
+            queued: AtomicUsize::new(0),
+            leaving: AtomicBool::new(false),
+        });
+        let (line, inbox) = mpsc::sync_channel(QUEUE_GROUPS);
+        let (ending, done) = mpsc::channel();
+        let (path, journal_dir) = (data_dir.join("state.db"), data_dir.join("journal"));
+        let (checkpoints, sync) = (journal.checkpoints(), journal.sync_handle());
+        let theirs = shared.clone();
+        std::thread::Builder::new().name("projection".into()).stack_size(1 << 20).spawn(move || {
+            // Its work can wait; that of the loop and of the agents can't. (On Linux this is the thread's own.)
+            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), 10);
+            match open(&path, &journal_dir, head) {
+                Ok(store) => {
+                    let keeper = Keeper {
+                        store,
+                        shared: theirs,
+                        checkpoints,
+                        sync,
+                        journal_dir,
+                        retry_at: None,
+                        complained: false,
+                        built_again: false,
+                        trim_at: Instant::now() + PAUSE,
+                    };
+                    keeper.run(&inbox);
+                }
+                Err(e) => eprintln!("clove: {e}; the kernel goes on without it"),
+            }
+            drop(ending);
+        })?;
+        Ok(Projection { line: Some(line), shared, waiting: VecDeque::new(), dropping: false, done })
+    }
+
+    /// Takes the changes of a record that was appended; `state` is the one after it.
+    pub fn record(&mut self, input: &Input, a: Appended, changes: Vec<Change>, state: &State) {
+        if self.line.is_none() {
+            return;
+        }
+        let queued = self.shared.queued.load(Ordering::Relaxed);
+        // Once begun, dropping goes on until the queue is empty: each gap costs the thread a look into the journal.
+        self.dropping = if self.dropping { queued > 0 } else { queued + a.bytes > QUEUE_BYTES };
+        if self.dropping || changes.len() > MOST_CHANGES {
+            return;
+        }
+        let audit = audit(a.seq, input.wall_ms, input.event.kind().to_owned(), a.actor, &changes);
+        let mut pieces = pieces(changes, state);
+        pieces.push(Piece::Row(Row::Audit(audit)));
+        self.shared.queued.fetch_add(a.bytes, Ordering::Relaxed);
+        self.waiting.push_back(Entry { seq: a.seq, bytes: a.bytes, pieces });
+    }
+
+    /// Everything up to `durable` is on the disk: the thread may have it.
+    pub fn synced(&mut self, durable: u64) {
+        let Some(line) = &self.line else { return };
+        let covered = self.waiting.partition_point(|e| e.seq <= durable);
+        let entries = self.waiting.drain(..covered).collect();
+        self.shared.durable.fetch_max(durable, Ordering::SeqCst);
+        match line.try_send(Message::Durable(entries)) {
+            Ok(()) => {}
+            Err(mpsc::TrySendError::Full(Message::Durable(lost) | Message::Leave(lost))) => {
+                self.shared.release(&lost);
+            }
+            Err(mpsc::TrySendError::Disconnected(_)) => {
+                self.line = None;
+                self.waiting.clear();
+            }
+        }
+    }
+
+    /// The loop has ended, everything is flushed: the thread gets a moment for the last records.
+    pub fn close(&mut self) {
+        let Some(line) = self.line.take() else { return };
+        self.shared.leaving.store(true, Ordering::SeqCst);
+        let _ = line.try_send(Message::Leave(self.waiting.drain(..).collect()));
+        drop(line);
+        let _ = self.done.recv_timeout(CLOSING);
+    }
+}
+
+impl Shared {
+    fn release(&self, entries: &[Entry]) {
+        self.queued.fetch_sub(entries.iter().map(|e| e.bytes).sum(), Ordering::Relaxed);
+    }
+}
+
+// --- rows from changes
+
+/// Rows of one record: what doesn't follow from the changes alone is taken from the state after them.
+fn pieces(changes: Vec<Change>, state: &State) -> Vec<Piece> {
+    let mut out = Vec::with_capacity(changes.len() + 1);
+    // What was touched is told once, as it is now.
+    let (mut runs, mut tasks, mut agents) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let mut ends = Vec::new();
+    let mut to_come: BTreeMap<RunId, u32> = BTreeMap::new();
+    for c in &changes {
+        if let Change::TasksAdded { run, tasks, .. } = c {
+            *to_come.entry(*run).or_default() += tasks.len() as u32;
+        }
+    }
+    for c in changes {
+        match c {
+            // What "as many as there are CPUs" means may have changed.
+            Change::Booted { .. } => {
+                let open = |r: &&Run| matches!(r.state, RunState::Active | RunState::Interrupted);
+                let rows = state.runs.values().filter(open).filter(|r| r.spec.jobs == 0);
+                out.extend(rows.map(|r| Piece::Row(run_row(state, r))));
+            }
+            Change::RunCreated { id, .. } => {
+                out.extend(state.runs.get(&id).map(|r| Piece::Row(run_row(state, r))));
+            }
+            Change::TasksAdded { run, tasks: specs, .. } => {
+                if let (Some(r), Some(left)) = (state.runs.get(&run), to_come.get_mut(&run)) {
+                    let first = r.next_index.saturating_sub(*left);
+                    *left -= specs.len() as u32;
+                    out.push(Piece::Tasks { run, first, specs });
+                }
+            }
+            Change::TasksForgotten { run, tasks } => {
+                let taken = state.runs.get(&run).map(taken);
+                out.extend(taken.map(|taken| Piece::Row(Row::TasksTaken { run, tasks, taken })));
+            }
+            Change::RunMoved { run, .. } | Change::RunCharged { run, .. } => {
+                runs.insert(run);
+            }
+            Change::TaskFailed { run, task, certificate, .. } => {
+                tasks.insert((run, task));
+                out.extend(certificate.map(|certificate| Piece::Row(Row::Attempt { certificate })));
+            }
+            Change::TaskStarted { run, task, .. }
+            | Change::TaskDone { run, task, .. }
+            | Change::TaskReset { run, task }
+            | Change::TaskDue { run, task }
+            | Change::TaskCancelled { run, task, .. } => {
+                tasks.insert((run, task));
+            }
+            Change::AgentCreated { agent } => {
+                agents.insert(agent.id);
+            }
+            Change::AgentReady { id, .. }
+            | Change::AgentEnding { id, .. }
+            | Change::WorkerTask { id, task: Some(_), .. } => {
+                agents.insert(id);
+            }
+            Change::AgentEnded { id, certificate } => {
+                let listed = match state.agent(id) {
+                    Some(a) => is_listed(a),
+                    // Forgotten with its end: an executor session's.
+                    None => certificate.run.is_none(),
+                };
+                if listed || ended_badly(&certificate) {
+                    ends.push(agent_ended(certificate));
+                }
+            }
+            // None of this is listed; what was forgotten stays in the store for those who look back.
+            Change::WorkerTask { task: None, .. }
+            | Change::AgentDeadline { .. }
+            | Change::AgentForgotten { .. }
+            | Change::RunClosed { .. } => {}
+        }
+    }
+    for (run, task) in tasks {
+        if let Some(t) = state.runs.get(&run).and_then(|r| r.tasks.get(&task)) {
+            out.push(Piece::Row(Row::TaskState { run, task, progress: Box::new(progress(t)) }));
+        }
+    }
+    for r in runs.iter().filter_map(|run| state.runs.get(run)) {
+        let (run, message) = (r.id, r.message.clone());
+        out.push(Piece::Row(Row::RunState { run, state: r.state, message, ended_ms: r.ended_wall_ms }));
+        let (cpu_us, peak_memory_bytes) = (r.cpu_us, r.peak_memory_bytes);
+        out.push(Piece::Row(Row::RunUsage { run, cpu_us, peak_memory_bytes }));
+    }
+    for a in agents.iter().filter_map(|id| state.agent(*id)).filter(|a| is_listed(a)) {
+        out.push(Piece::Row(Row::AgentUpsert(Box::new(view::agent(state, a)))));
+    }
+    out.extend(ends.into_iter().map(Piece::Row));
+    out
+}
+
+impl Piece {
+    fn into_rows(self, rows: &mut Vec<Row>) {
+        match self {
+            Piece::Row(r) => rows.push(r),
+            Piece::Tasks { run, first, specs } => rows.extend(specs.into_iter().zip(first..).map(|(s, task)| {
+                let progress = TaskProgress {
+                    state: TaskState::Pending,
+                    attempts: 0,
+                    agent: None,
+                    result: None,
+                    exception: None,
+                    started_ms: None,
+                    ended_ms: None,
+                    elapsed_us: None,
+                    payload_bytes: 0,
+                    payload_blob: None,
+                };
+                Row::TaskUpsert(Box::new(TaskRow { run, task, name: s.name, config: s.config, progress }))
+            })),
+        }
+    }
+}
+
+/// The whole state, for a store that can't be brought there record by record.
+fn whole(state: &State) -> Vec<Row> {
+    let mut rows = Vec::new();
+    for r in state.runs.values() {
+        rows.push(run_row(state, r));
+        for (task, t) in &r.tasks {
+            rows.push(Row::TaskUpsert(Box::new(TaskRow {
+                run: r.id,
+                task: *task,
+                name: t.spec.name.clone(),
+                config: t.spec.config.clone(),
+                progress: progress(t),
+            })));
+            let of = t.certificates.iter().map(|c| Row::Attempt { certificate: Box::new(c.clone()) });
+            rows.extend(of);
+        }
+    }
+    for a in state.agents.values() {
+        let end = a.certificate.as_ref().filter(|c| is_listed(a) || ended_badly(c));
+        if is_listed(a) {
+            rows.push(Row::AgentUpsert(Box::new(view::agent(state, a))));
+        }
+        rows.extend(end.map(|c| agent_ended(c.clone())));
+    }
+    rows
+}
+
+fn run_row(state: &State, r: &Run) -> Row {
+    Row::RunUpsert(Box::new(RunRow {
+        run: r.id,
+        spec: r.spec.clone(),
+        state: r.state,
+        message: r.message.clone(),
+        jobs: r.jobs(state.cpus),
+        submitted_ms: r.submitted_wall_ms,
+        ended_ms: r.ended_wall_ms,
+        cpu_us: r.cpu_us,
+        peak_memory_bytes: r.peak_memory_bytes,
+        taken: taken(r),
+    }))
+}
+
+fn taken(r: &Run) -> Taken {
+    let of = |s: TaskState| r.forgotten[s as usize];
+    Taken {
+        done: of(TaskState::Done),
+        failed: of(TaskState::Failed),
+        quarantined: of(TaskState::Quarantined),
+        cancelled: of(TaskState::Cancelled),
+    }
+}
+
+fn progress(t: &Task) -> TaskProgress {
+    TaskProgress {
+        state: t.state,
+        attempts: t.attempts,
+        agent: t.agent,
+        result: t.result.clone(),
+        exception: t.exception.clone(),
+        started_ms: t.started_wall_ms,
+        ended_ms: t.ended_wall_ms,
+        // It is the agent's own word, and SQLite's integers are signed.
+        elapsed_us: t.elapsed_us.map(|us| us.min(i64::MAX as u64)),
+        payload_bytes: t.opaque.bytes,
+        payload_blob: t.blob.clone(),
+    }
+}
+
+/// Agents of an executor session come and go by the million, and nothing lets go of them here before their run goes:
+/// only those that end badly are kept.
+fn is_listed(a: &Agent) -> bool {
+    !(a.remove && a.run.is_some())
+}
+
+fn ended_badly(c: &Certificate) -> bool {
+    c.cause != Cause::Exit || c.exit_code.is_some_and(|code| code != 0)
+}
+
+fn agent_ended(certificate: Box<Certificate>) -> Row {
+    Row::AgentEnded { ended: view::ended_word(&certificate), certificate }
+}
+
+fn audit(seq: u64, wall_ms: u64, kind: String, actor: String, changes: &[Change]) -> AuditRow {
+    let agent = changes.iter().find_map(agent_of);
+    AuditRow { seq, wall_ms, kind, actor, agent, run: changes.iter().find_map(run_of) }
+}
+
+fn agent_of(c: &Change) -> Option<AgentId> {
+    match c {
+        Change::AgentCreated { agent } => Some(agent.id),
+        Change::AgentReady { id, .. }
+        | Change::AgentDeadline { id, .. }
+        | Change::AgentEnding { id, .. }
+        | Change::AgentEnded { id, .. }
+        | Change::AgentForgotten { id }
+        | Change::WorkerTask { id, .. } => Some(*id),
+        _ => None,
+    }
+}
+
+fn run_of(c: &Change) -> Option<RunId> {
+    match c {
+        Change::RunCreated { id, .. } => Some(*id),
+        Change::AgentCreated { agent } => agent.run,
+        Change::AgentEnded { certificate, .. } => certificate.run,
+        Change::TasksAdded { run, .. }
+        | Change::RunClosed { run }
+        | Change::RunMoved { run, .. }
+        | Change::TaskStarted { run, .. }
+        | Change::TaskDone { run, .. }
+        | Change::TaskFailed { run, .. }
+        | Change::TaskReset { run, .. }
+        | Change::TaskDue { run, .. }
+        | Change::TaskCancelled { run, .. }
+        | Change::TasksForgotten { run, .. }
+        | Change::RunCharged { run, .. } => Some(*run),
+        _ => None,
+    }
+}
+
+/// Name of a record's syscall or event. Inputs of older builds needn't be readable in full.
+fn kind_of(r: &RecordView<'_>) -> String {
+    #[derive(Deserialize)]
+    struct Head {
+        event: Tag,
+    }
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Tag {
+        Bare(String),
+        With(BTreeMap<String, IgnoredAny>),
+    }
+    if let Some(sysno) = Sysno::from_number(r.kind) {
+        return sysno.spec().name.to_owned();
+    }
+    match serde_json::from_slice::<Head>(r.input).map(|h| h.event) {
+        Ok(Tag::Bare(name)) => name,
+        Ok(Tag::With(of)) => of.into_keys().next().unwrap_or_default(),
+        Err(_) => String::new(),
+    }
+}
+
+// --- the thread
+
+struct Keeper {
+    store: Store,
+    shared: Arc<Shared>,
+    checkpoints: Checkpoints,
+    sync: SyncHandle,
+    journal_dir: PathBuf,
+    /// After a failure: what comes in until then is dropped, and read from the journal later.
+    retry_at: Option<Instant>,
+    complained: bool,
+    /// Once in a life it is built again because something fitted nothing.
+    built_again: bool,
+    trim_at: Instant,
+}
+
+/// Why rows weren't applied.
+enum Trouble {
+    Store(StoreError),
+    /// The journal can't be read: a segment was pruned meanwhile, or worse.
+    Journal(String),
+    /// The store was emptied: what comes next is the journal's beginning.
+    Emptied,
+    /// Nothing is wrong, but the kernel leaves.
+    Leaving,
+}
+
+impl From<StoreError> for Trouble {
+    fn from(e: StoreError) -> Trouble {
+        Trouble::Store(e)
+    }
+}
+
+fn open(path: &Path, journal_dir: &Path, head: u64) -> Result<Store, String> {
+    let name = journal_name(journal_dir)
+        .map_err(|e| format!("{} can't be tied to its journal: {e}", path.display()))?;
+    let (mut store, _) = Store::open(path).map_err(|e| e.to_string())?;
+    store.follow(&name, head).map_err(|e| e.to_string())?;
+    if let Some(why) = store.dropped() {
+        eprintln!("clove: {why}; it is built again from the journal");
+    }
+    Ok(store)
+}
+
+/// A random name in a file of the journal's folder, so that it goes with the journal. Its hashes wouldn't do: record 1
+/// is pruned one day.
+fn journal_name(dir: &Path) -> std::io::Result<String> {
+    let file = dir.join("name");
+    match std::fs::read_to_string(&file) {
+        Ok(name) if name.len() == 32 => return Ok(name),
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    let name: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
+    // Nothing is lost when the file is: the store is built again under another name.
+    std::fs::write(&file, &name)?;
+    Ok(name)
+}
+
+impl Keeper {
+    fn run(mut self, inbox: &mpsc::Receiver<Message>) {
+        loop {
+            let now = Instant::now();
+            let behind = self.store.applied().0 < self.shared.durable.load(Ordering::SeqCst);
+            let next = self.retry_at.unwrap_or(self.trim_at).saturating_duration_since(now);
+            let wait = if behind && self.retry_at.is_none() { next.min(PATIENCE) } else { next };
+            let done = match inbox.recv_timeout(wait) {
+                _ if self.shared.leaving.load(Ordering::SeqCst) && self.retry_at.is_some() => return,
+                Ok(Message::Durable(entries)) => self.take(entries, inbox),
+                Ok(Message::Leave(entries)) => return self.leave(entries),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                Err(mpsc::RecvTimeoutError::Timeout) if behind && self.retry_at.is_none() => self.catch_up(),
+                Err(mpsc::RecvTimeoutError::Timeout) => Ok(()),
+            };
+            let done = done.and_then(|()| self.what_is_due());
+            if let Err(trouble) = done
+                && !self.recovers(trouble)
+            {
+                return;
+            }
+        }
+    }
+
+    /// Applies what has come, together with what else is there.
+    fn take(&mut self, mut entries: Vec<Entry>, inbox: &mpsc::Receiver<Message>) -> Result<(), Trouble> {
+        let mut leave = None;
+        while entries.len() < BATCH_ROWS && leave.is_none() {
+            match inbox.try_recv() {
+                Ok(Message::Durable(more)) => entries.extend(more),
+                Ok(Message::Leave(more)) => leave = Some(more),
+                Err(_) => break,
+            }
+        }
+        let done = self.apply(entries);
+        if let Some(last) = leave {
+            if done.is_ok() {
+                self.leave(last);
+            }
+            return Err(Trouble::Leaving);
+        }
+        done
+    }
+
+    fn apply(&mut self, entries: Vec<Entry>) -> Result<(), Trouble> {
+        self.shared.release(&entries);
+        if self.retry_at.is_some() {
+            return Ok(());
+        }
+        let mut batch = Batch::default();
+        for e in entries {
+            let has = batch.last().unwrap_or(self.store.applied().0);
+            if e.seq > has + 1 {
+                self.commit(&mut batch)?;
+                self.fill(e.seq - 1)?;
+            }
+            if e.seq <= batch.last().unwrap_or(self.store.applied().0) {
+                continue;
+            }
+            let mut rows = Vec::with_capacity(e.pieces.len());
+            for p in e.pieces {
+                p.into_rows(&mut rows);
+            }
+            batch.push(e.seq, rows);
+            if batch.rows >= BATCH_ROWS {
+                self.commit(&mut batch)?;
+            }
+        }
+        self.commit(&mut batch)
+    }
+
+    fn what_is_due(&mut self) -> Result<(), Trouble> {
+        let now = Instant::now();
+        match self.retry_at {
+            Some(at) if now >= at => {
+                self.retry_at = None;
+                self.catch_up()?;
+                self.complained = false;
+            }
+            None if now >= self.trim_at => {
+                self.trim_at = now + DAY;
+                let kept = u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX);
+                self.store.trim(super::shell::wall_ms().saturating_sub(kept))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn catch_up(&mut self) -> Result<(), Trouble> {
+        self.fill(self.shared.durable.load(Ordering::SeqCst))
+    }
+
+    fn leave(&mut self, entries: Vec<Entry>) {
+        let last = entries.last().map_or(0, |e| e.seq);
+        // Only what the journal can't lose any more. After a failed write it says so here.
+        if last > 0 && self.sync.sync_to(last).is_ok() {
+            // The next start catches up with whatever isn't in.
+            let _ = self.apply(entries);
+        }
+    }
+
+    /// Whether the thread goes on.
+    fn recovers(&mut self, trouble: Trouble) -> bool {
+        let (text, rebuild, goes_on) = match trouble {
+            Trouble::Leaving => return false,
+            Trouble::Emptied => return true,
+            Trouble::Journal(why) => (format!("state.db can't be brought up to date: {why}"), false, true),
+            Trouble::Store(e) => {
+                let goes_on = match e.kind {
+                    StoreErrorKind::Damaged
+                    | StoreErrorKind::Busy
+                    | StoreErrorKind::Full
+                    | StoreErrorKind::Io
+                    | StoreErrorKind::Unstorable => true,
+                    StoreErrorKind::Newer { .. }
+                    | StoreErrorKind::NotAStore
+                    | StoreErrorKind::SecondWriter
+                    | StoreErrorKind::Sql => false,
+                };
+                (e.to_string(), e.is_damage(), goes_on)
+            }
+        };
+        if !self.complained || !goes_on {
+            self.complained = true;
+            eprintln!("clove: {text}");
+        }
+        if rebuild && let Err(e) = self.store.rebuild() {
+            eprintln!("clove: {e}; the kernel goes on without it");
+            return false;
+        }
+        self.retry_at = Some(Instant::now() + PAUSE);
+        goes_on
+    }
+
+    fn commit(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        let Batch { records, rows: _ } = std::mem::take(batch);
+        let Some(last) = records.last().map(|r| r.0) else { return Ok(()) };
+        let seqs: Vec<(u64, usize)> = records.iter().map(|(seq, rows)| (*seq, rows.len())).collect();
+        let rows: Vec<Row> = records.into_iter().flat_map(|r| r.1).collect();
+        let orphans = match self.store.apply(last, &rows) {
+            Ok(Applied::Now { orphans }) => orphans,
+            Ok(Applied::Already) => 0,
+            // One record must not keep all others out for ever.
+            Err(e) if e.kind == StoreErrorKind::Unstorable => {
+                let mut from = 0;
+                for (seq, n) in seqs {
+                    let of = &rows[from..from + n];
+                    from += n;
+                    match self.store.apply(seq, of) {
+                        Ok(_) => {}
+                        Err(e) if e.kind == StoreErrorKind::Unstorable => {
+                            eprintln!("clove: record {seq} isn't in state.db: {e}");
+                            self.store.apply(seq, &[])?;
+                        }
+                        Err(e) => return Err(e.into()),
+                    }
+                }
+                0
+            }
+            Err(e) => return Err(e.into()),
+        };
+        if orphans > 0 && !self.built_again {
+            self.built_again = true;
+            eprintln!("clove: {orphans} rows fitted nothing in state.db; it is built again from the journal");
+            self.store.rebuild()?;
+            return Err(Trouble::Emptied);
+        }
+        Ok(())
+    }
+
+    /// Brings the store from wherever it is to `until` at least, from the journal. Where it lies before the newest
+    /// checkpoint, the state before it is only known if record 1 is still there; else it begins anew with the checkpoint.
+    fn fill(&mut self, until: u64) -> Result<(), Trouble> {
+        let journal = |e: &dyn std::fmt::Display| Trouble::Journal(e.to_string());
+        let applied = self.store.applied().0;
+        if applied >= until {
+            return Ok(());
+        }
+        let checkpoint = self.checkpoints.newest().map_err(|e| journal(&e))?;
+        let (mut state, from) = match checkpoint {
+            Some(c) if c.seq <= applied || Reader::open(&self.journal_dir, 1, 1).is_err() => {
+                let state = State::from_checkpoint(&c.bytes).map_err(|e| journal(&e))?;
+                if c.seq > applied {
+                    if applied > 0 {
+                        self.store.rebuild()?;
+                    }
+                    let mut batch = Batch::default();
+                    batch.push(c.seq, whole(&state));
+                    self.commit(&mut batch)?;
+                }
+                (state, c.seq)
+            }
+            _ => (State::default(), 0),
+        };
+        let mut reader = Reader::open(&self.journal_dir, from + 1, until).map_err(|e| journal(&e))?;
+        let mut batch = Batch::default();
+        while let Some(r) = reader.next_view().map_err(|e| journal(&e))? {
+            if self.shared.leaving.load(Ordering::Relaxed) {
+                return Err(Trouble::Leaving);
+            }
+            let OutcomeRecord { changes } =
+                serde_json::from_slice::<OutcomeRecord<Vec<Change>>>(r.outcome).map_err(|e| journal(&e))?;
+            changes.iter().for_each(|c| state.apply(c));
+            if r.seq > applied {
+                let audit = audit(r.seq, r.wall_ms, kind_of(&r), r.actor.to_owned(), &changes);
+                let mut rows = Vec::new();
+                pieces(changes, &state).into_iter().for_each(|p| p.into_rows(&mut rows));
+                rows.push(Row::Audit(audit));
+                batch.push(r.seq, rows);
+                if batch.rows >= BATCH_ROWS {
+                    self.commit(&mut batch)?;
+                }
+            }
+        }
+        self.commit(&mut batch)
+    }
+}
+
+/// Records whose rows go into one transaction.
+#[derive(Default)]
+struct Batch {
+    records: Vec<(u64, Vec<Row>)>,
+    rows: usize,
+}
+
+impl Batch {
+    fn push(&mut self, seq: u64, rows: Vec<Row>) {
+        self.rows += rows.len();
+        self.records.push((seq, rows));
+    }
+
+    fn last(&self) -> Option<u64> {
+        self.records.last().map(|r| r.0)
+    }
+}
