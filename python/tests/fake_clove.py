@@ -84,7 +84,7 @@ def serve() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     shared = module.setup()
-    cap = int(sweep["limits"]["memory"])
+    cap = int(sweep["limits"]["memory"].rstrip("b"))
     entries = [
         {
             "id": f"r1/{number}", "index": number, "pid": None,
@@ -167,8 +167,7 @@ def main() -> None:
         (STATE / "sweep.tmp").rename(STATE / "sweep")
         print(json.dumps({"id": "r1"}))
     elif words[:2] == ["sweep", "watch"]:
-        while not (STATE / "events").exists():
-            time.sleep(0.01)
+        (STATE / "events").touch()
         with open(STATE / "events") as file:
             while True:
                 line = file.readline()

@@ -79,13 +79,13 @@ def test_every_requirement_is_pinned_and_hashed() -> None:
 
 
 def test_environment_that_cannot_be_made_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLOVE_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     monkeypatch.setenv("PIP_RETRIES", "0")
     monkeypatch.setattr(environment, "pip", lambda python: [str(python), "-m", "pip", "-q", "--retries", "0"])
     with pytest.raises(environment.EnvironmentFailed, match="index can't be reached"):
         environment.ensure(lambda text: None)
-    home = tmp_path / "home" / "demo"
+    home = tmp_path / "home" / "clove" / "demo"
     assert home.stat().st_mode & 0o777 == 0o700
     assert [path.name for path in home.iterdir()] == ["lock"]
 
@@ -121,7 +121,7 @@ def test_toml_is_what_a_toml_reader_reads() -> None:
     assert read["list"] == [{"target": "t\\", "shuffle": False, "linger_s": 5.0}]
     assert read["env"] == {"A": "b\nc\x7f"}
     assert read["mounts"] == [{"source": "/w", "target": "/w"}]
-    assert read["limits"]["memory"] == str(1 << 30)
+    assert read["limits"]["memory"] == f"{1 << 30}b"
 
 
 def test_lanes_never_overlap() -> None:

@@ -80,7 +80,7 @@ codes! {
     /// No run has this id.
     /// Next: `clove sweep ls` lists runs.
     NoRun = "E0202", "no such run";
-    /// The id names an earlier user of the slot, which has ended. It is never delivered to its successor.
+    /// The agent has ended: the call needs a living one. A stale id is never delivered to its slot's next user.
     Dead = "E0203", "that agent has ended";
     /// The run has no task with this number.
     NoTask = "E0204", "no such task";
@@ -110,13 +110,16 @@ codes! {
     /// The process couldn't be started. The message names the step and the reason.
     /// Next: `clove doctor`.
     SpawnFailed = "E0601", "spawn failed";
-    /// The program doesn't exist inside the sandbox, or isn't executable.
-    /// Next: a program outside the system folders is seen with `--mount DIR:DIR` or `--here`.
-    NotExecutable = "E0602", "program not found or not executable";
+    /// The program exists inside the sandbox, but can't be executed: its mode, its format, or a missing interpreter.
+    /// `clove run` exits with 126.
+    NotExecutable = "E0602", "program not executable";
     /// The template couldn't be built: an import or `setup` raised, or it holds what can't be forked (threads, CUDA,
     /// open descriptors).
     /// Next: read the traceback; run the import by hand with the same interpreter.
     TemplateFailed = "E0603", "template failed";
+    /// The program doesn't exist inside the sandbox. `clove run` exits with 127.
+    /// Next: a program outside the system folders is seen with `--mount DIR:DIR` or `--here`.
+    ProgramNotFound = "E0604", "program not found";
     /// The journal can't be written: disk full or failing. Nothing that was acknowledged is lost; no new effect is started.
     /// Next: free space, then `clove stop` and run the command again.
     Journal = "E0701", "journal can't be written";

@@ -96,7 +96,7 @@ impl Header {
 
 /// A header that can't be a frame's. The connection is answered once and closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("bad frame: {what} is {got}, at most or exactly {want}")]
+#[error("bad frame: {what} is {got}, expected {want}")]
 pub struct FrameError {
     pub what: &'static str,
     pub got: u64,

@@ -163,8 +163,9 @@ pub fn certify(agent: &Agent, e: &Evidence<'_>) -> Certificate {
                 ExitStatus::Code(c) if e.usage.pids_refused > 0 => (
                     Cause::Pids,
                     format!(
-                        "it failed with exit code {c} after {} forks beyond its limit of {} processes",
-                        e.usage.pids_refused, l.pids
+                        "it failed with exit code {c} after {} beyond its limit of {} processes",
+                        forks(e.usage.pids_refused),
+                        l.pids
                     ),
                     format!("give it more (--pids-limit {})", l.pids.saturating_mul(2)),
                 ),
@@ -188,8 +189,9 @@ pub fn certify(agent: &Agent, e: &Evidence<'_>) -> Certificate {
                 }
                 ExitStatus::Signal(SIGSYS) => (
                     Cause::Policy,
-                    "it made a system call that its seccomp profile forbids".into(),
-                    "clove doctor lists what the profile refuses".into(),
+                    "SIGSYS: a system call that its seccomp filter ends it for, or a signal of its own"
+                        .into(),
+                    String::new(),
                 ),
                 ExitStatus::Signal(s) if agent.signalled.as_ref().is_some_and(|(sent, _)| *sent == s) => {
                     let by = agent.signalled.as_ref().map(|(_, by)| by.clone());
@@ -228,6 +230,10 @@ pub fn certify(agent: &Agent, e: &Evidence<'_>) -> Certificate {
         missing_walls: agent.missing_walls.clone(),
         missing_limits: agent.missing_limits.clone(),
     }
+}
+
+fn forks(n: u64) -> String {
+    if n == 1 { "1 fork".into() } else { format!("{n} forks") }
 }
 
 fn crash_hint(signal: i32, kind: AgentKind) -> String {

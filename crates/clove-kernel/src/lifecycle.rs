@@ -166,6 +166,7 @@ pub fn spawn_failed(tx: &mut Tx<'_>, id: AgentId, stage: &str, message: &str, hi
     finish(tx, id, c);
     if let Some(to) = tx.waiting.take_spawn(id) {
         let error = match code {
+            Some(127) => ErrorCode::ProgramNotFound,
             Some(_) => ErrorCode::NotExecutable,
             None if stage == "limits" => ErrorCode::CannotEnforce,
             None if stage == "mounts" || stage == "policy" => ErrorCode::BadMount,

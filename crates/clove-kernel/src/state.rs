@@ -409,7 +409,8 @@ impl State {
                     if a.state == AgentState::Starting {
                         a.state = AgentState::Running;
                     }
-                    a.pid = Some(*pid);
+                    // A program may be over before anybody could learn its pid.
+                    a.pid = (*pid != 0).then_some(*pid);
                     a.started_wall_ms = *wall_ms;
                     a.missing_walls.clone_from(missing_walls);
                     a.missing_limits.clone_from(missing_limits);

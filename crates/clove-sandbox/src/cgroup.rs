@@ -46,7 +46,7 @@ pub struct CgroupError {
 
 /// Control groups of one kind. Nothing here blocks.
 pub trait Backend {
-    /// `hybrid v1` or `v2`.
+    /// `v1` or `v2`.
     fn name(&self) -> &'static str;
     /// Limits that can't be enforced here: `memory`, `cpu`, `pids`.
     fn missing(&self) -> Vec<String>;

@@ -70,11 +70,20 @@ pub fn fork_launcher(config: LauncherConfig) -> io::Result<(i32, crate::Link)> {
 
 /// The launcher's whole life; the result is its exit code.
 pub fn run(socket: OwnedFd, config: &LauncherConfig) -> i32 {
+    // For the last word, should the set-up fail.
+    let spare = socket.try_clone();
     match Launcher::set_up(socket, config) {
-        Ok(mut launcher) => launcher.serve(),
+        Ok(mut launcher) => {
+            let backend = launcher.cgroups.name().to_owned();
+            launcher.tell(&Event::Hello { backend, refused: None }, &[]);
+            launcher.serve()
+        }
         Err(e) => {
-            // The kernel reads the reason on its own stderr, which this process shares.
-            eprintln!("clove launcher: {e}");
+            if let Ok(mut link) = spare.and_then(LauncherLink::new) {
+                let refused = Some(e.to_string());
+                // A kernel that is gone needs no reason.
+                let _ = link.send(&Event::Hello { backend: String::new(), refused }, &[]);
+            }
             1
         }
     }

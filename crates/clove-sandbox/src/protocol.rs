@@ -111,6 +111,11 @@ pub enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// The first word: the launcher is set up, or why it can't be (then it has left).
+    Hello {
+        backend: String,
+        refused: Option<String>,
+    },
     /// The walls stand. Descriptors: the listening socket bound at /run/clove/kernel.sock inside, the scratch folder
     /// (O_PATH|O_DIRECTORY: its sub-folders are `work`, `tmp`, `shm`, `out`, `checkpoint`), and the pty master with `tty`.
     /// `uid` is the agent's host uid: what the kernel creates in the scratch folder is created as that uid.

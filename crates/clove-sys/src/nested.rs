@@ -15,7 +15,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::SendFlags;
 use std::fmt::Write;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// What the helpers tell the launcher on `up` (SOCK_SEQPACKET).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,16 +69,18 @@ pub struct Map {
     pub outside: u32,
 }
 
-/// Starts the warden, whose pidfd is returned; it makes the rest. `namespaces` are the flags for the cell.
+/// Starts the warden, whose pidfd is returned; it makes the rest. `namespaces` are the flags for the cell, `group` the v2
+/// control group in which all of them are born.
 pub fn spawn(
     proof: &SingleThreaded,
     template_user_namespace: RawFd,
     namespaces: u64,
+    group: Option<BorrowedFd<'_>>,
     stub: &Stub,
     map: Map,
     up: RawFd,
 ) -> Result<Child, Errno> {
-    clone::spawn(proof, 0, None, || {
+    clone::spawn(proof, 0, group, || {
         let say = |news: News| scm::send(borrow(up), &news.encode(), &[], SendFlags::empty()).is_ok();
         match warden(template_user_namespace, namespaces, stub, map, up) {
             Ok(()) => i32::from(!say(News::Mapped)),

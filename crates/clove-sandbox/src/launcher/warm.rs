@@ -71,25 +71,23 @@ impl Launcher {
     }
 
     fn make_warm(&mut self, cell: &mut Cell, user_namespace: i32, inner_id: u32) -> Result<(), Failure> {
-        trace("make_warm");
         self.make_group(cell)?;
-        trace("group made");
         let trees = self.open_trees(&cell.plan, &cell.policy, cell.uid)?;
-        trace("trees");
         let (ours, theirs) = setup_pair()?;
         let (helper, up) = setup_pair()?;
         let script = compile::script(&cell.plan, &trees.numbers)?;
         let keep = trees.numbers.clone();
-        let (doors, _) = self.doors(cell, false)?;
+        // The helpers are born in the v2 group, and the first process with them.
+        let (doors, born_in) = self.doors(cell, true)?;
+        let born_in = born_in.as_ref().map(|d| d.as_fd());
         let groups = doors.iter().map(|d| d.as_raw_fd()).collect();
         let mut stub = Stub { setup: theirs.as_raw_fd(), keep, groups, script, role: Role::Warm };
         stub.sort();
         let map = Map { inside: AGENT_ID, outside: inner_id };
-        nested::spawn(&self.proof, user_namespace, NAMESPACES, &stub, map, up.as_raw_fd())
+        nested::spawn(&self.proof, user_namespace, NAMESPACES, born_in, &stub, map, up.as_raw_fd())
             .map_err(|e| failure("fork", e, "the helper that makes the cell", namespace_hint(e)))?;
         // The warden and the maker.
         self.strays += 2;
-        trace("warden forked");
         cell.setup = Some(ours);
         if let Some(w) = cell.warm() {
             w.helper = Some(helper);
@@ -145,14 +143,12 @@ impl Launcher {
     }
 
     fn drop_helper(&mut self, token: Token) {
-        trace("mapped");
         if let Some(helper) = self.cells.get_mut(&token).and_then(Cell::warm).and_then(|w| w.helper.take()) {
             self.poller.remove(&helper, Source::Helper(token));
         }
     }
 
     fn adopt_first(&mut self, token: Token, first: Process) {
-        trace("made");
         let Some(cell) = self.cells.get_mut(&token) else { return };
         if cell.killed || cell.failure.is_some() {
             let _ = pidfd_send_signal(&first.pidfd, Signal::KILL);
@@ -170,7 +166,6 @@ impl Launcher {
 
     /// The cell stands: asks the template for the embryo.
     pub(super) fn ask_for_embryo(&mut self, token: Token) -> Result<(), Failure> {
-        trace("ready/ask");
         let Some(cell) = self.cells.get(&token) else { return Ok(()) };
         let (doors, _) = self.doors(cell, false)?;
         let Some(cell) = self.cells.get_mut(&token) else { return Ok(()) };
@@ -217,7 +212,6 @@ impl Launcher {
 
     /// The template has forked, or couldn't.
     pub(super) fn handle_fork_reply(&mut self, template: Token, reply: ForkReply, pidfd: Option<OwnedFd>) {
-        trace("reply");
         let token = reply.token;
         let own = std::process::id();
         let known_pid = pidfd.as_ref().and_then(pid_of);
@@ -260,7 +254,6 @@ impl Launcher {
 
     /// The embryo has said whether its walls stand.
     pub(super) fn handle_outcome(&mut self, token: Token) {
-        trace("outcome");
         let Some(warm) = self.cells.get_mut(&token).and_then(Cell::warm) else { return };
         let Some(outcome) = warm.outcome.take() else { return };
         let mut bytes = [0u8; OUTCOME_BYTES];
@@ -287,7 +280,6 @@ impl Launcher {
 
     /// Once it has come and says that its walls stand: looked at from outside, and let go.
     fn check_embryo(&mut self, token: Token) {
-        trace("check");
         let Some(cell) = self.cells.get_mut(&token) else { return };
         if cell.killed || cell.failure.is_some() || cell.state != State::Starting {
             return;
@@ -303,7 +295,6 @@ impl Launcher {
         match checked {
             Ok(()) => {
                 cell.state = State::Running;
-                trace("verified");
                 self.tell(&Event::Started { token, pid: pid as u32 }, &[]);
             }
             Err(f) => self.fail(token, f),
@@ -316,9 +307,4 @@ fn parent_of(pid: u32) -> Option<u32> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     rest.split_whitespace().nth(1)?.parse().ok()
-}
-
-fn trace(what: &str) {
-    let t = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    eprintln!("T {} {what}", t.tv_sec * 1_000_000 + t.tv_nsec / 1000);
 }

@@ -8,6 +8,7 @@ use std::os::unix::net::UnixStream;
 
 pub struct Warm {
     pub token: u64,
+    pub asked: std::time::Instant,
     pub kernel: UnixStream,
     pub out: std::fs::File,
     pub err: std::fs::File,
@@ -44,8 +45,9 @@ pub fn embryo(rig: &mut Rig, template: u64) -> Warm {
     let (kernel, agents) = UnixStream::pair().unwrap();
     let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
     let (cell, _) = super::python_policy();
+    let asked = std::time::Instant::now();
     rig.send(Request::Embryo { token, template, cell }, &[agents.as_fd(), out.as_fd(), err.as_fd()]);
-    Warm { token, kernel, out, err }
+    Warm { token, asked, kernel, out, err }
 }
 
 pub fn started(rig: &mut Rig, token: u64) -> Event {

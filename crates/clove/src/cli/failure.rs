@@ -83,10 +83,8 @@ pub fn next_step(code: ErrorCode) -> Option<String> {
 impl From<SysError> for Failure {
     fn from(e: SysError) -> Failure {
         let hint = if e.hint.is_empty() { next_step(e.code).unwrap_or_default() } else { e.hint };
-        let missing = ["not found", "no such file", "does not exist", "doesn't exist"];
-        let lower = e.message.to_lowercase();
         let code = match e.code {
-            ErrorCode::NotExecutable if missing.iter().any(|m| lower.contains(m)) => NOT_FOUND,
+            ErrorCode::ProgramNotFound => NOT_FOUND,
             ErrorCode::NotExecutable => NOT_EXECUTABLE,
             _ => REFUSED,
         };
@@ -149,7 +147,9 @@ mod tests {
             "clove: error: no agent `x\\u{1b}[2J` (E0201)\n  try: `clove ps -a` lists agents, ended ones too"
         );
         assert_eq!(f.code, 125);
-        let f = Failure::from(SysError::new(ErrorCode::NotExecutable, "foo: No such file or directory"));
+        let f = Failure::from(SysError::new(ErrorCode::ProgramNotFound, "foo: No such file or directory"));
         assert_eq!(f.code, 127);
+        let f = Failure::from(SysError::new(ErrorCode::NotExecutable, "foo: Permission denied"));
+        assert_eq!(f.code, 126);
     }
 }

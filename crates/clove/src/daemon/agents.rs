@@ -148,7 +148,7 @@ impl Shell {
                 self.on_template_failed(token, &text);
             }
             protocol::Event::Exited { token, status, usage } => self.on_exited(token, status, usage),
-            protocol::Event::Usage { .. } => {}
+            protocol::Event::Usage { .. } | protocol::Event::Hello { .. } => {}
         }
     }
 
@@ -273,9 +273,8 @@ impl Shell {
                 self.on_template_failed(token, &format!("{stage}: {message}"));
             }
             (Purpose::Embryo { template, pool }, None) => {
-                let text = format!("{stage}: {message}");
                 let (template, pool) = (*template, pool.clone());
-                self.embryo_failed(template, &pool, stage, &text, hint);
+                self.embryo_failed(template, &pool, stage, message, hint);
             }
             (_, Some(agent)) => {
                 self.by_agent.remove(&agent);

@@ -45,6 +45,29 @@ pub enum Source {
     Memfd(OwnedFd),
 }
 
+impl Source {
+    /// How many bytes it holds.
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Source::Bytes(b) => b.len() as u64,
+            Source::Memfd(fd) => memfd_bytes(fd),
+        }
+    }
+}
+
+/// Length of a memfd; sealed, so it stays that.
+pub fn memfd_bytes(fd: &OwnedFd) -> u64 {
+    rustix::fs::fstat(fd).map_or(0, |s| s.st_size.unsigned_abs())
+}
+
+/// Removes every blob.
+pub fn clear(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for e in entries.flatten() {
+        let _ = std::fs::remove_dir_all(e.path());
+    }
+}
+
 fn copy(source: Source, out: &mut File) -> io::Result<(String, u64)> {
     let mut hash = Sha256::new();
     let mut total = 0u64;

@@ -3,7 +3,7 @@
 use super::cells::Owner;
 use super::drivers::{Drivers, Inbox, Message};
 use super::shell::{Parts, Shell, wall_ms};
-use super::{book, capacity, checkpoints, logs, sdk, sync};
+use super::{book, capacity, checkpoints, logs, projection, sdk, sync};
 use anyhow::Context as _;
 use clove_client::Paths;
 use clove_kernel::Event;
@@ -14,6 +14,9 @@ use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+
+/// How long the launcher may take to set itself up.
+const LAUNCHER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(15);
 
 /// How the kernel is started.
 #[derive(Clone, Debug)]
@@ -46,6 +49,7 @@ pub fn serve(options: Options) -> anyhow::Result<i32> {
             // The one who waits must see the end of the pipe too.
             drop(ready);
             let code = shell.run();
+            shell.projection.close();
             // While the lock is still held, so that a successor's are never taken away.
             let _ = std::fs::remove_file(options.paths.socket());
             let _ = std::fs::remove_dir(&options.paths.runtime_dir);
@@ -73,7 +77,7 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
     let config =
         LauncherConfig { data_dir: data_dir.clone(), protected: vec![options.paths.runtime_dir.clone()] };
     // The child closes everything but its socket, the lock's descriptor too: a dead kernel's launcher must not hold it.
-    let (launcher_pid, link) =
+    let (launcher_pid, mut link) =
         clove_sandbox::fork_launcher(config).context("the launcher can't be forked")?;
     let signals = clove_sys::signals::watch_terminate().context("signals can't be watched")?;
 
@@ -88,6 +92,8 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
     }
     journal.flush().context("the journal can't be written")?;
 
+    // It has been setting itself up meanwhile.
+    let backend = greet(&mut link)?;
     let (postbox, inbox) = Inbox::new().context("no descriptors are left")?;
     let syncer =
         sync::Syncer::start(journal.sync_handle(), postbox.clone()).context("threads can't be started")?;
@@ -101,6 +107,7 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
         .context("the log keeper can't be started")?;
     let checkpoints =
         checkpoints::CheckpointKeeper::start().context("the checkpoint keeper can't be started")?;
+    let projection = projection::Projection::start(data_dir, &journal).context("threads can't be started")?;
     let socket = options.paths.socket();
     let front_door = listen(&socket)?;
     let parts = Parts {
@@ -111,6 +118,7 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
         drivers,
         logs,
         checkpoints,
+        projection,
         link,
         launcher_pid: launcher_pid.unsigned_abs(),
         front_door,
@@ -120,7 +128,7 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
         sdk: sdk::find_sdk(),
         owner: Owner { uid, gid },
         started_by: options.started_by.clone(),
-        backend: String::new(),
+        backend,
         idle_timeout_ms: options.idle_timeout_ms,
     };
     let mut shell = Shell::new(parts).context("the loop can't be set up")?;
@@ -133,6 +141,36 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
     // Held until the process ends.
     std::mem::forget(lock);
     Ok(shell)
+}
+
+/// Waits for the launcher's first word: the name of its cgroup back end, or why it can't be set up.
+fn greet(link: &mut clove_sandbox::Link) -> anyhow::Result<String> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let deadline = std::time::Instant::now() + LAUNCHER_DEADLINE;
+    while std::time::Instant::now() < deadline && !link.is_closed() {
+        let step = Timespec { tv_sec: 0, tv_nsec: 100_000_000 };
+        match poll(&mut [PollFd::new(link, PollFlags::IN)], Some(&step)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(e).context("the launcher's socket can't be watched"),
+        }
+        for (event, _) in link.recv().context("the launcher's socket")? {
+            match event {
+                clove_sandbox::protocol::Event::Hello { backend, refused: None } => return Ok(backend),
+                clove_sandbox::protocol::Event::Hello { refused: Some(why), .. } => {
+                    let root = if rustix::process::geteuid().is_root() {
+                        ""
+                    } else {
+                        " (CloveOS needs root for now)"
+                    };
+                    anyhow::bail!("{why}{root}; clove doctor says what this host lacks");
+                }
+                _ => {}
+            }
+        }
+    }
+    anyhow::bail!(
+        "the launcher has left, or hasn't set itself up in time; clove doctor says what this host lacks"
+    )
 }
 
 fn lock(data_dir: &Path) -> anyhow::Result<OwnedFd> {

@@ -58,6 +58,9 @@ pub struct Cell {
     pub killed: bool,
     /// Connections that its programs have opened.
     pub connections: u32,
+    /// What it has stored in the blob store, and how much that is.
+    pub blobs: std::collections::HashSet<String>,
+    pub blob_bytes: u64,
     /// A checkpoint is being put back before it starts.
     pub held: bool,
 }
@@ -82,6 +85,8 @@ impl Cell {
             next_call: None,
             killed: false,
             connections: 0,
+            blobs: std::collections::HashSet::new(),
+            blob_bytes: 0,
             held: false,
         }
     }

@@ -14,6 +14,7 @@ mod logs;
 mod notify;
 mod peer;
 mod perform;
+mod projection;
 pub mod sdk;
 mod shell;
 mod sync;

@@ -10,7 +10,7 @@ use clove_abi::run::RunState;
 use clove_kernel::core::json;
 use clove_kernel::effect::{LogStream, ReplyTo};
 use clove_kernel::{Effect, view};
-use std::os::fd::OwnedFd;
+use clove_sandbox::protocol::Token;
 use std::path::PathBuf;
 
 impl Shell {
@@ -43,8 +43,9 @@ impl Shell {
             }
             Effect::Resize { to, agent, rows, columns } => self.resize(to, agent, rows, columns),
             Effect::BlobPut { to, tail_key } => {
-                let bytes = self.tails.remove(&tail_key).unwrap_or_default();
-                self.on_blob_put(to, bytes, Vec::new());
+                if let Some((source, token)) = self.incoming.remove(&tail_key) {
+                    self.store_blob(to, source, token);
+                }
             }
             Effect::BlobGet { to, digest, offset, max } => self.blob_get(to, digest, offset, max),
             Effect::BlobStat { to, digest } => {
@@ -156,16 +157,20 @@ impl Shell {
     }
 
     /// Stores a blob on a driver.
-    pub fn on_blob_put(&mut self, to: ReplyTo, tail: Vec<u8>, mut fds: Vec<OwnedFd>) {
+    fn store_blob(&mut self, to: ReplyTo, source: blobs::Source, token: Option<Token>) {
         let dir = self.blob_folder();
-        let source = match fds.pop() {
-            Some(fd) => blobs::Source::Memfd(fd),
-            None => blobs::Source::Bytes(tail),
-        };
+        if let Some(cell) = token.and_then(|t| self.cells.get_mut(&t)) {
+            cell.blob_bytes += source.bytes();
+        }
         self.drivers.run(
             move || blobs::put(&dir, source),
             move |shell, stored| match stored {
-                Ok((digest, bytes)) => shell.reply(to, &json(&BlobPutReply { digest, bytes }), &[]),
+                Ok((digest, bytes)) => {
+                    if let Some(cell) = token.and_then(|t| shell.cells.get_mut(&t)) {
+                        cell.blobs.insert(digest.clone());
+                    }
+                    shell.reply(to, &json(&BlobPutReply { digest, bytes }), &[]);
+                }
                 Err(e) => shell
                     .fail(to, &SysError::new(ErrorCode::BlobStore, format!("the blob can't be stored: {e}"))),
             },

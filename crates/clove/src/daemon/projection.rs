@@ -6,7 +6,6 @@
 //! here may stop the kernel: without `state.db` there is one line in its log, and the next start tries again.
 
 use super::book::{Appended, OutcomeRecord};
-use clove_abi::calls::AgentState;
 use clove_abi::certificate::{Cause, Certificate};
 use clove_abi::ids::{AgentId, RunId, TaskIndex};
 use clove_abi::run::{RunState, TaskSpec, TaskState};
@@ -247,6 +246,7 @@ fn pieces(changes: Vec<Change>, state: &State) -> Vec<Piece> {
             // None of this is listed; what was forgotten stays in the store for those who look back.
             Change::WorkerTask { task: None, .. }
             | Change::AgentDeadline { .. }
+            | Change::AgentSignalled { .. }
             | Change::AgentForgotten { .. }
             | Change::RunClosed { .. } => {}
         }
@@ -273,21 +273,23 @@ impl Piece {
     fn into_rows(self, rows: &mut Vec<Row>) {
         match self {
             Piece::Row(r) => rows.push(r),
-            Piece::Tasks { run, first, specs } => rows.extend(specs.into_iter().zip(first..).map(|(s, task)| {
-                let progress = TaskProgress {
-                    state: TaskState::Pending,
-                    attempts: 0,
-                    agent: None,
-                    result: None,
-                    exception: None,
-                    started_ms: None,
-                    ended_ms: None,
-                    elapsed_us: None,
-                    payload_bytes: 0,
-                    payload_blob: None,
-                };
-                Row::TaskUpsert(Box::new(TaskRow { run, task, name: s.name, config: s.config, progress }))
-            })),
+            Piece::Tasks { run, first, specs } => {
+                rows.extend(specs.into_iter().zip(first..).map(|(s, task)| {
+                    let progress = TaskProgress {
+                        state: TaskState::Pending,
+                        attempts: 0,
+                        agent: None,
+                        result: None,
+                        exception: None,
+                        started_ms: None,
+                        ended_ms: None,
+                        elapsed_us: None,
+                        payload_bytes: 0,
+                        payload_blob: None,
+                    };
+                    Row::TaskUpsert(Box::new(TaskRow { run, task, name: s.name, config: s.config, progress }))
+                }))
+            }
         }
     }
 }
@@ -385,6 +387,7 @@ fn agent_of(c: &Change) -> Option<AgentId> {
         Change::AgentReady { id, .. }
         | Change::AgentDeadline { id, .. }
         | Change::AgentEnding { id, .. }
+        | Change::AgentSignalled { id, .. }
         | Change::AgentEnded { id, .. }
         | Change::AgentForgotten { id }
         | Change::WorkerTask { id, .. } => Some(*id),

@@ -4,7 +4,6 @@
 //! one write(2); carry out the effects; flush the sockets. So no reply and no effect leaves before its record is
 //! written, and a call costs no thread hop.
 
-use super::book;
 use super::cells::{Cell, Owner};
 use super::checkpoints::CheckpointKeeper;
 use super::connection::{Connection, Frame, Step, Who};
@@ -15,6 +14,7 @@ use super::projection::Projection;
 use super::sdk::{NotFound, Sdk};
 use super::sync::Syncer;
 use super::templates::Template;
+use super::{blobs, book};
 use clove_abi::error::{ErrorCode, SysError};
 use clove_abi::frame;
 use clove_abi::ids::{AgentId, ConnId, RunId, TaskIndex};
@@ -120,6 +120,8 @@ pub struct Shell {
     pub next_ticket: u64,
     /// Which keys belong to a task, so that they can be dropped with it.
     pub payload_keys: HashMap<(RunId, TaskIndex), Vec<u64>>,
+    /// Bytes on their way into the blob store, by key, with the cell of the agent that sent them.
+    pub incoming: HashMap<u64, (blobs::Source, Option<Token>)>,
     /// For runs with a `notify` command: their version, and since when it hasn't changed.
     progress: HashMap<RunId, (u64, u64)>,
     /// Ends that wait for the last of their output.
@@ -139,6 +141,8 @@ pub struct Shell {
     /// The journal can't be written any more: nothing new is begun.
     pub broken: Option<String>,
     launcher_gone: bool,
+    /// There may be blobs that nobody refers to any more.
+    blobs_stale: bool,
 }
 
 /// Milliseconds since the Unix epoch.
@@ -194,6 +198,7 @@ impl Shell {
             tickets: HashMap::new(),
             next_ticket: 1,
             payload_keys: HashMap::new(),
+            incoming: HashMap::new(),
             progress: HashMap::new(),
             ending: HashMap::new(),
             events: VecDeque::new(),
@@ -209,6 +214,7 @@ impl Shell {
             stopping: None,
             broken: None,
             launcher_gone: false,
+            blobs_stale: true,
         })
     }
 
@@ -325,6 +331,11 @@ impl Shell {
             || self.core.state.runs.values().any(|r| r.state == RunState::Active);
         if busy {
             self.idle_since_ms = now;
+            self.blobs_stale = true;
+        } else if std::mem::take(&mut self.blobs_stale) {
+            // Only executor sessions refer to blobs, and none is left.
+            let folder = self.blob_folder();
+            self.drivers.run(move || blobs::clear(&folder), |_, _| ());
         }
         if self.idle_timeout_ms.is_some_and(|t| now >= self.idle_since_ms + t) {
             self.stop();
@@ -720,11 +731,12 @@ impl Shell {
         if let (Call::TaskDone(_), Some(token)) = (&call, token) {
             return self.on_task_done(token, to, peer, call, f.tail);
         }
-        if let Call::BlobPut(_) = &call {
-            return self.on_blob_put(to, f.tail, f.fds);
+        if let Err(e) = self.check_blob_call(&call, token, &f) {
+            return self.fail(to, &e);
         }
         let tail = match &call {
             Call::RunPush(push) => self.keep_inputs(push, f.tail),
+            Call::BlobPut(_) => self.keep_blob(f.tail, f.fds, token),
             _ => {
                 let bytes = f.tail.len() as u64;
                 Tail { bytes, key: self.keep_tail(f.tail) }
@@ -750,6 +762,54 @@ impl Shell {
             }
         }
         Tail { bytes, key }
+    }
+
+    /// Keeps what `blob.put` brought until the core has had its say.
+    fn keep_blob(&mut self, tail: Vec<u8>, mut fds: Vec<OwnedFd>, token: Option<Token>) -> Tail {
+        let source = match fds.pop() {
+            Some(fd) => blobs::Source::Memfd(fd),
+            None => blobs::Source::Bytes(tail),
+        };
+        let key = self.next_tail;
+        self.next_tail += 1;
+        let bytes = source.bytes();
+        self.incoming.insert(key, (source, token));
+        Tail { bytes, key }
+    }
+
+    /// An agent stores blobs within its own disk limit, and reads those that it stored or was given. A digest is no
+    /// key: it can be guessed from content, and tells whether content exists.
+    fn check_blob_call(&self, call: &Call, token: Option<Token>, f: &Frame) -> Result<(), SysError> {
+        let Some(cell) = token.and_then(|t| self.cells.get(&t)) else { return Ok(()) };
+        let digest = match call {
+            Call::BlobPut(_) => {
+                let bytes = f.tail.len() as u64 + f.fds.iter().map(blobs::memfd_bytes).sum::<u64>();
+                let limit =
+                    cell.agent.and_then(|a| self.core.state.agent(a)).map_or(0, |a| a.limits.disk_bytes);
+                if cell.blob_bytes.saturating_add(bytes) > limit {
+                    let text = format!(
+                        "its blobs would have {} bytes, its disk limit is {limit}",
+                        cell.blob_bytes + bytes
+                    );
+                    return Err(SysError::new(ErrorCode::Full, text).hint("give it more disk, or store less"));
+                }
+                return Ok(());
+            }
+            Call::BlobGet(g) => &g.digest,
+            Call::BlobStat(s) => &s.digest,
+            _ => return Ok(()),
+        };
+        let given = cell.agent.and_then(|a| self.core.state.agent(a)).and_then(|a| {
+            let task = self.core.state.runs.get(&a.run?)?.tasks.get(&a.task?)?;
+            task.spec.payload_blob.as_ref()
+        });
+        if cell.blobs.contains(digest) || given == Some(digest) {
+            return Ok(());
+        }
+        Err(SysError::new(
+            ErrorCode::NotPermitted,
+            "an agent reads the blobs that it stored or was given, no others",
+        ))
     }
 
     fn flush(&mut self, id: ConnId) {

@@ -1,4 +1,4 @@
-//! v1 freezer: used where no v2 tree is mounted beside v1. A frozen task doesn't die of SIGKILL before it is thawed.
+//! v1 freezer. A frozen task doesn't die of SIGKILL before it is thawed.
 
 use crate::cgroup::{CgroupError, files};
 use std::path::Path;
