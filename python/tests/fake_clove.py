@@ -108,7 +108,9 @@ def serve() -> None:
             os.close(write)
             running[pid] = (number, read, time.time())
             (STATE / f"pid-{entries[number]['name']}").write_text(str(pid))
-            entries[number].update(state="running", pid=pid, started_ms=int(time.time() * 1000), ended_ms=None)
+            entries[number].update(
+                state="running", agent=f"a{pid}.1", pid=None, started_ms=int(time.time() * 1000), ended_ms=None
+            )
             tell(entries, number)
         if not running:
             time.sleep(0.005)
@@ -179,6 +181,9 @@ def main() -> None:
                     time.sleep(0.005)
     elif words[:2] == ["sweep", "results"]:
         print((STATE / "results").read_text())
+    elif words[:1] == ["ps"]:
+        running = [one for one in json.loads((STATE / "results").read_text()) if one["state"] == "running"]
+        print(json.dumps([{"id": one["agent"], "pid": int(one["agent"][1:-2])} for one in running]))
     elif words[:2] == ["sweep", "inspect"]:
         print(json.dumps(json.loads((STATE / "results").read_text())[int(words[3])]))
     elif words[:1] == ["kill"] and os.environ.get("FAKE_CLOVE_KILL"):

@@ -161,7 +161,7 @@ def test_untrusted_results_do_not_reach_the_page_raw() -> None:
             }
         ],
         0.0,
-        {0: clove_cli.TaskChange(1, bad, "done", 2, None, 2000, 3000, 0.9)},
+        {0: clove_cli.TaskChange(1, bad, "done", 2, None, None, 2000, 3000, 0.9)},
     )  # fmt: skip
     whole = summary.Summary(
         [{"target": "T", "model": "SVM"}],

@@ -193,7 +193,7 @@ def test_what_an_interrupted_program_leaves_behind(tmp_path: Path) -> None:
     raise AssertionError(f"still alive: {alive}")
 
 
-def leave_files() -> "list[str]":
+def leave_files() -> list[str]:
     import cloveos
 
     found = []

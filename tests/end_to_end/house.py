@@ -85,7 +85,9 @@ class House:
         """Starts `clove ARGS...`; its streams are pipes unless told otherwise."""
         return self.start_any([self.clove_bin, *args], env=env, **more)
 
-    def start_any(self, argv: Sequence[str], env: Optional[Dict[str, str]] = None, **more: Any) -> subprocess.Popen[str]:
+    def start_any(
+        self, argv: Sequence[str], env: Optional[Dict[str, str]] = None, **more: Any
+    ) -> subprocess.Popen[str]:
         """Starts any program in this house's surroundings."""
         more = {
             "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": self.work,
@@ -142,7 +144,9 @@ class House:
 
     def running(self, name: str) -> Dict[str, Any]:
         """An agent, once its program runs."""
-        return until(lambda: (a := self.agent(name)).get("state") == "running" and a.get("pid") and a, f"{name} running")
+        return until(
+            lambda: (a := self.agent(name)).get("state") == "running" and a.get("pid") and a, f"{name} running"
+        )
 
     # The kernel
 
@@ -274,7 +278,9 @@ class Terminal:
 
     def expect(self, text: str, patience: float = PATIENCE) -> bytes:
         """Waits until the text has been shown."""
-        return until(lambda: text.encode() in self.read() and self.seen, f"{text!r} on the terminal ({self.seen!r})", patience)
+        return until(
+            lambda: text.encode() in self.read() and self.seen, f"{text!r} on the terminal ({self.seen!r})", patience
+        )
 
     def hang_up(self) -> None:
         """The terminal is closed: the kernel sends SIGHUP to its session."""

@@ -63,7 +63,9 @@ PRIMES = """
 
 
 def test_the_documentations_example_with_the_import_changed(house: House) -> None:
-    ours = program(house, PRIMES.format(imports="from cloveos import Executor as ProcessPoolExecutor", pool="ProcessPoolExecutor"))
+    ours = program(
+        house, PRIMES.format(imports="from cloveos import Executor as ProcessPoolExecutor", pool="ProcessPoolExecutor")
+    )
     theirs = program(house, PRIMES.format(imports="", pool="concurrent.futures.ProcessPoolExecutor"), "theirs.py")
     assert ours == theirs and ours.out.count("True") == 5, f"\n{ours}\n{theirs}"
 
@@ -101,7 +103,12 @@ def test_one_leaks_and_one_crashes_and_all_others_return(house: House) -> None:
 
 def test_without_options_a_leak_ends_at_the_default_limit(house: House) -> None:
     # The default limit is that of the host; the leak is made to be quick where memory is plenty.
-    ended = program(house, FAULTS.replace('Executor(memory="200m")', "Executor()").replace("bytearray(1 << 20)", "bytearray(b'x') * (64 << 20)"))
+    ended = program(
+        house,
+        FAULTS.replace('Executor(memory="200m")', "Executor()").replace(
+            "bytearray(1 << 20)", "bytearray(b'x') * (64 << 20)"
+        ),
+    )
     assert "5 died oom" in ended.out and "3 died signal" in ended.out and ended.out.count("died") == 2, f"\n{ended}"
 
 
@@ -247,7 +254,11 @@ def test_a_timeout_and_a_kill_have_their_certificates(house: House) -> None:
 
 
 def test_a_killed_program_takes_its_calls_along(house: House) -> None:
-    path = house.write("main.py", PREAMBLE + "import time\nif __name__ == '__main__':\n    with Executor() as ex:\n        ex.submit(time.sleep, 1000)\n        print('submitted', flush=True)\n")
+    path = house.write(
+        "main.py",
+        PREAMBLE
+        + "import time\nif __name__ == '__main__':\n    with Executor() as ex:\n        ex.submit(time.sleep, 1000)\n        print('submitted', flush=True)\n",
+    )
     child = house.start_any([sys.executable, str(path)], env={"CLOVE_BIN": house.clove_bin, "PYTHONPATH": sdk()})
     assert child.stdout and child.stdout.readline() == "submitted\n"
     from deadline import until
@@ -259,8 +270,22 @@ def test_a_killed_program_takes_its_calls_along(house: House) -> None:
 
 @pytest.mark.parametrize("version", ["3.9", "3.12", "3.13"])
 def test_other_pythons(house: House, version: str) -> None:
-    found = next((p for p in [*Path("/root/.pyenv/versions").glob(f"{version}.*/bin/python3"), Path(f"/usr/bin/python{version}")] if p.exists()), None)
+    found = next(
+        (
+            p
+            for p in [
+                *Path("/root/.pyenv/versions").glob(f"{version}.*/bin/python3"),
+                Path(f"/usr/bin/python{version}"),
+            ]
+            if p.exists()
+        ),
+        None,
+    )
     if found is None:
         pytest.skip(f"python {version} isn't there")
-    ended = program(house, PRIMES.format(imports="from cloveos import Executor as ProcessPoolExecutor", pool="ProcessPoolExecutor"), python=str(found))
+    ended = program(
+        house,
+        PRIMES.format(imports="from cloveos import Executor as ProcessPoolExecutor", pool="ProcessPoolExecutor"),
+        python=str(found),
+    )
     assert ended.code == 0 and ended.out.count("True") == 5, f"\n{ended}"

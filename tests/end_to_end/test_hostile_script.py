@@ -49,12 +49,30 @@ def outside(house: House, prey: List[str]) -> Dict[str, bool]:
     house.clove("run", "--", "true").ok()
     env = {**house.env, "PROBE_SECRET": "x"}
     with open(house.home / "lock") as lock:
-        done = subprocess.run([sys.executable, str(PROBE), *prey], env=env, capture_output=True, text=True, timeout=60, pass_fds=[lock.fileno()])
+        done = subprocess.run(
+            [sys.executable, str(PROBE), *prey],
+            check=False,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            pass_fds=[lock.fileno()],
+        )
     return json.loads(done.stdout)
 
 
 #: Not found outside either, on hosts that lack them or forbid them to everybody.
-UNSURE = {"file by way of init", "keyring", "bpf", "perf", "devices", "user namespace", "mount", "interfaces", "many processes"}
+UNSURE = {
+    "file by way of init",
+    "keyring",
+    "bpf",
+    "perf",
+    "devices",
+    "user namespace",
+    "mount",
+    "interfaces",
+    "many processes",
+}
 
 
 def judge(house: House, prey: List[str], inside: Dict[str, bool]) -> None:
@@ -67,13 +85,18 @@ def judge(house: House, prey: List[str], inside: Dict[str, bool]) -> None:
 
 
 def test_a_cold_agent(house: House, prey: List[str]) -> None:
-    ended = house.clove("run", "-v", f"{PROBE}:/probe.py", "--", "python3", "/probe.py", *prey, env={"PROBE_SECRET": "x"})
+    ended = house.clove(
+        "run", "-v", f"{PROBE}:/probe.py", "--", "python3", "/probe.py", *prey, env={"PROBE_SECRET": "x"}
+    )
     judge(house, prey, ended.ok().json())
 
 
 def test_a_task_of_a_sweep(house: House, prey: List[str]) -> None:
     source = PROBE.read_text().replace("print(json.dumps(found))", "")
-    house.write("s.py", "def run(config, shared):\n    import sys\n    sys.argv = [''] + config['prey'].split()\n    g = {}\n    exec(open('body.py').read(), g)\n    return g['found']\n")
+    house.write(
+        "s.py",
+        "def run(config, shared):\n    import sys\n    sys.argv = [''] + config['prey'].split()\n    g = {}\n    exec(open('body.py').read(), g)\n    return g['found']\n",
+    )
     house.write("body.py", source)
     (house.work / "l.jsonl").write_text(json.dumps({"prey": " ".join(prey)}) + "\n")
     house.clove("sweep", "run", "s.py", "--list", "l.jsonl", env={"PROBE_SECRET": "x"}).ok()

@@ -66,7 +66,16 @@ def test_an_attached_agent_that_is_killed_says_so(house: House) -> None:
 
 
 def test_a_signal_goes_to_the_program_only(house: House) -> None:
-    house.clove("run", "-d", "--name", "trap", "--", "sh", "-c", 'trap "echo usr1" USR1; trap "exit 3" TERM; echo set; while :; do sleep 0.05; done').ok()
+    house.clove(
+        "run",
+        "-d",
+        "--name",
+        "trap",
+        "--",
+        "sh",
+        "-c",
+        'trap "echo usr1" USR1; trap "exit 3" TERM; echo set; while :; do sleep 0.05; done',
+    ).ok()
     until(lambda: "set" in house.clove("logs", "trap").out, "the traps being set")
     house.clove("kill", "-s", "USR1", "trap").ok()
     until(lambda: "usr1" in house.clove("logs", "trap").out, "the handler's word")
@@ -75,7 +84,16 @@ def test_a_signal_goes_to_the_program_only(house: House) -> None:
 
 
 def test_kill_ends_the_whole_tree_at_once(house: House) -> None:
-    house.clove("run", "-d", "--name", "tree", "--", "sh", "-c", "for i in 1 2 3 4 5; do setsid sh -c 'sleep 1000 & sleep 1000' & done; wait").ok()
+    house.clove(
+        "run",
+        "-d",
+        "--name",
+        "tree",
+        "--",
+        "sh",
+        "-c",
+        "for i in 1 2 3 4 5; do setsid sh -c 'sleep 1000 & sleep 1000' & done; wait",
+    ).ok()
     until(lambda: len(house.agent_pids()) >= 12, "the tree to have grown")
     house.clove("kill", "tree").ok()
     assert house.clove("wait", "tree").code == 137
@@ -95,17 +113,34 @@ def test_unknown_names_are_answered_in_words(house: House) -> None:
     house.clove("run", "--", "true").ok()
     for args in (["logs", "nobody"], ["inspect", "nobody"], ["kill", "nobody"], ["wait", "nobody"]):
         ended = house.clove(*args)
-        assert ended.code == 125 and ended.out == "" and "nobody" in ended.err and "clove ps" in ended.err, f"{args}\n{ended}"
+        assert ended.code == 125 and ended.out == "" and "nobody" in ended.err and "clove ps" in ended.err, (
+            f"{args}\n{ended}"
+        )
 
 
 def test_lists_are_lists_of_objects_with_an_id(house: House) -> None:
     house.clove("run", "-d", "--name", "here", "--", "sleep", "1000").ok()
     house.write("t.py", "def run(config, shared):\n    return 1\n")
     house.clove("sweep", "run", "t.py", "--grid", "a=1,2").ok()
-    for args in (["ps"], ["ps", "-a"], ["sweep", "ls"], ["sweep", "results"], ["doctor"], ["syscalls"], ["explain"], ["kill", "here"]):
+    for args in (
+        ["ps"],
+        ["ps", "-a"],
+        ["sweep", "ls"],
+        ["sweep", "results"],
+        ["doctor"],
+        ["syscalls"],
+        ["explain"],
+        ["kill", "here"],
+    ):
         listed = house.json(*args)
         assert isinstance(listed, list) and listed and all(o["id"] for o in listed), (args, listed)
-    for args in (["inspect", "here"], ["sweep", "show"], ["sweep", "inspect", "last", "0"], ["kernel", "info"], ["version"]):
+    for args in (
+        ["inspect", "here"],
+        ["sweep", "show"],
+        ["sweep", "inspect", "last", "0"],
+        ["kernel", "info"],
+        ["version"],
+    ):
         assert house.json(*args)["id"], args
 
 
@@ -140,7 +175,16 @@ def test_waiting_with_a_limit(house: House) -> None:
 
 
 def test_two_followers_see_the_same(house: House) -> None:
-    house.clove("run", "-d", "--name", "talker", "--", "sh", "-c", "for i in $(seq 200); do echo line $i; done; sleep 0.3; echo end").ok()
+    house.clove(
+        "run",
+        "-d",
+        "--name",
+        "talker",
+        "--",
+        "sh",
+        "-c",
+        "for i in $(seq 200); do echo line $i; done; sleep 0.3; echo end",
+    ).ok()
     followers = [house.start("logs", "-f", "talker", stderr=subprocess.STDOUT) for _ in range(2)]
     texts = [finish(f).out for f in followers]
     assert texts[0] == texts[1] and texts[0].endswith("end\n") and texts[0].count("\n") == 201, texts[0][-200:]

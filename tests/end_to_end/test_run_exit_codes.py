@@ -63,6 +63,8 @@ def test_ending_with_a_handled_signal_is_the_programs_own_business(house: House)
 
 
 def test_what_a_program_leaves_running_ends_with_it(house: House) -> None:
-    ended = house.clove("run", "--", "sh", "-c", "sleep 1000 & setsid sleep 1000 >/dev/null 2>&1 & echo done", patience=20)
+    ended = house.clove(
+        "run", "--", "sh", "-c", "sleep 1000 & setsid sleep 1000 >/dev/null 2>&1 & echo done", patience=20
+    )
     assert ended.out == "done\n" and ended.code == 0, f"\n{ended}"
     assert house.agent_pids() == []

@@ -10,7 +10,9 @@ from house import House
 
 def test_nothing_of_the_caller_is_seen_unasked(house: House) -> None:
     house.write("data.txt", "secret")
-    ended = house.clove("run", "--", "sh", "-c", f"cat {house.work}/data.txt; ls /home /root; env", env={"TOKEN": "s3cret"})
+    ended = house.clove(
+        "run", "--", "sh", "-c", f"cat {house.work}/data.txt; ls /home /root; env", env={"TOKEN": "s3cret"}
+    )
     assert "s3cret" not in ended.out and "secret" not in ended.out
     hint = [line for line in ended.err.splitlines() if line.startswith("clove: ")]
     # The command ends with env's 0: no hint is due. With a failure it is:
@@ -35,9 +37,16 @@ def test_mounts_are_read_only_unless_said_otherwise(house: House) -> None:
     house.write("d/in.txt", "in")
     mount = f"{house.work}/d:/data"
     refused = house.clove("run", "-v", mount, "--", "sh", "-c", "cat /data/in.txt && echo x > /data/out.txt")
-    assert refused.out == "in" and refused.code != 0 and "read-only" in refused.err.lower() and f"{mount}:rw" in refused.err, f"\n{refused}"
+    assert (
+        refused.out == "in"
+        and refused.code != 0
+        and "read-only" in refused.err.lower()
+        and f"{mount}:rw" in refused.err
+    ), f"\n{refused}"
     assert not (house.work / "d/out.txt").exists()
-    house.clove("run", "-v", f"{mount}:rw", "--", "sh", "-c", "echo x > /data/out.txt; mkdir /data/sub; echo y > /data/sub/z").ok()
+    house.clove(
+        "run", "-v", f"{mount}:rw", "--", "sh", "-c", "echo x > /data/out.txt; mkdir /data/sub; echo y > /data/sub/z"
+    ).ok()
     for name in ("out.txt", "sub", "sub/z"):
         assert (house.work / "d" / name).stat().st_uid == os.getuid(), name
     assert (house.work / "d/in.txt").stat().st_uid == os.getuid()
@@ -81,8 +90,27 @@ def test_the_data_directory_is_never_mounted(house: House) -> None:
 def test_the_environment_is_built_from_nothing(house: House) -> None:
     ended = house.clove("run", "-e", "A=1", "-e", "B", "-e", "C=", "--", "env", env={"B": "from caller", "OTHER": "x"})
     seen = dict(line.split("=", 1) for line in ended.ok().out.splitlines())
-    assert seen["A"] == "1" and seen["B"] == "from caller" and seen["C"] == "" and "OTHER" not in seen and seen["HOME"] != os.environ["HOME"]
-    assert {k for k in seen if not k.startswith("CLOVE_")} <= {"A", "B", "C", "HOME", "LANG", "PATH", "USER", "PWD", "SHLVL", "_", "TERM", "TMPDIR"}, seen
+    assert (
+        seen["A"] == "1"
+        and seen["B"] == "from caller"
+        and seen["C"] == ""
+        and "OTHER" not in seen
+        and seen["HOME"] != os.environ["HOME"]
+    )
+    assert {k for k in seen if not k.startswith("CLOVE_")} <= {
+        "A",
+        "B",
+        "C",
+        "HOME",
+        "LANG",
+        "PATH",
+        "USER",
+        "PWD",
+        "SHLVL",
+        "_",
+        "TERM",
+        "TMPDIR",
+    }, seen
 
 
 def test_the_working_folder(house: House) -> None:
@@ -93,5 +121,8 @@ def test_the_working_folder(house: House) -> None:
 
 def test_names_with_spaces_and_other_letters(house: House) -> None:
     house.write("a folder/Ünï côde.txt", "text")
-    assert house.clove("run", "-v", f"{house.work}/a folder:/d/with space", "--", "cat", "/d/with space/Ünï côde.txt").out == "text"
+    assert (
+        house.clove("run", "-v", f"{house.work}/a folder:/d/with space", "--", "cat", "/d/with space/Ünï côde.txt").out
+        == "text"
+    )
     assert house.clove("run", "--", "printf", "%s", "ünï  'quoted' \"x\" $HOME *").out == "ünï  'quoted' \"x\" $HOME *"

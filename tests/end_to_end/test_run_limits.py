@@ -21,7 +21,9 @@ def test_memory(house: House) -> None:
 def test_memory_of_a_child_counts_and_the_whole_agent_ends(house: House) -> None:
     script = "sleep 1000 & python3 -c 'x = bytearray(150 << 20)'; echo survived; sleep 1000"
     ended = house.clove("run", "-m", "100m", "--", "sh", "-c", script)
-    assert ended.code == 137 and ended.last_words.startswith("clove: oom: ") and "survived" not in ended.out, f"\n{ended}"
+    assert ended.code == 137 and ended.last_words.startswith("clove: oom: ") and "survived" not in ended.out, (
+        f"\n{ended}"
+    )
 
 
 def test_files_in_its_folders_count_as_memory_or_disk(house: House) -> None:
@@ -29,13 +31,26 @@ def test_files_in_its_folders_count_as_memory_or_disk(house: House) -> None:
     word, ended = cause(house, "--disk", "20m", *fill)
     assert (word, ended.code) == ("disk", 9) and "20 MiB" in ended.json()["message"], f"\n{ended}"
     for place in ("/tmp", "/dev/shm"):
-        word, _ = cause(house, "--disk", "20m", "--", "sh", "-c", f"dd if=/dev/zero of={place}/x bs=1M count=200 2>/dev/null || exit 9")
+        word, _ = cause(
+            house,
+            "--disk",
+            "20m",
+            "--",
+            "sh",
+            "-c",
+            f"dd if=/dev/zero of={place}/x bs=1M count=200 2>/dev/null || exit 9",
+        )
         assert word == "disk", place
     assert cause(house, "--disk", "400m", *fill)[0] == "exit"
 
 
 def test_pids(house: House) -> None:
-    forks = ["--", "python3", "-c", "import os, time\nfor i in range(40):\n  if os.fork() == 0:\n    time.sleep(30); os._exit(0)\nprint('forked')"]
+    forks = [
+        "--",
+        "python3",
+        "-c",
+        "import os, time\nfor i in range(40):\n  if os.fork() == 0:\n    time.sleep(30); os._exit(0)\nprint('forked')",
+    ]
     word, ended = cause(house, "--pids-limit", "20", *forks)
     assert word == "pids" and "20" in ended.json()["message"], f"\n{ended}"
     assert cause(house, "--pids-limit", "100", *forks)[0] == "exit"
@@ -44,7 +59,9 @@ def test_pids(house: House) -> None:
 def test_a_fork_bomb_ends_alone(house: House) -> None:
     house.clove("run", "-d", "--name", "bystander", "--", "sleep", "1000").ok()
     ended = house.clove("run", "--pids", "50", "--timeout", "3s", "--", "sh", "-c", "f() { f | f & }; f; sleep 1000")
-    assert ended.code in (124, 2, 254) and ended.last_words.startswith(("clove: timeout: ", "clove: pids: ")), f"\n{ended}"
+    assert ended.code in (124, 2, 254) and ended.last_words.startswith(("clove: timeout: ", "clove: pids: ")), (
+        f"\n{ended}"
+    )
     assert house.running("bystander")
 
 
@@ -62,7 +79,9 @@ def test_open_files(house: House) -> None:
 
 
 def test_output_beyond_its_limit_is_dropped_and_said(house: House) -> None:
-    ended = house.clove("run", "-d", "--name", "loud", "--output-limit", "1m", "--", "sh", "-c", "seq 1 1000000; echo end >&2")
+    ended = house.clove(
+        "run", "-d", "--name", "loud", "--output-limit", "1m", "--", "sh", "-c", "seq 1 1000000; echo end >&2"
+    )
     assert house.clove("wait", "loud").code == 0, f"\n{ended}"
     logs = house.clove("logs", "loud")
     assert len(logs.out) <= 1 << 20 and "dropped" in logs.err, logs.err
@@ -73,7 +92,9 @@ def test_output_beyond_its_limit_is_dropped_and_said(house: House) -> None:
 
 
 def test_cpu_quota(house: House) -> None:
-    burn = "import time, os\nend = time.monotonic() + 1.0\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
+    burn = (
+        "import time, os\nend = time.monotonic() + 1.0\nwhile time.monotonic() < end: pass\nprint(time.process_time())"
+    )
     used = float(house.clove("run", "--cpus", "0.2", "--", "python3", "-c", burn).ok().out)
     assert used < 0.5, used
     # The control, where another process may well take one of the CPUs.
@@ -84,7 +105,13 @@ def test_cpu_quota(house: House) -> None:
 def test_defaults_are_shown_and_every_limit_can_be_read_back(house: House) -> None:
     house.clove("run", "-d", "--name", "plain", "--", "sleep", "1000").ok()
     limits = house.json("inspect", "plain")["limits"]
-    assert limits["pids"] == 512 and limits["memory_bytes"] > 0 and limits["disk_bytes"] > 0 and limits["nofile"] > 0 and limits["output_bytes"] > 0
+    assert (
+        limits["pids"] == 512
+        and limits["memory_bytes"] > 0
+        and limits["disk_bytes"] > 0
+        and limits["nofile"] > 0
+        and limits["output_bytes"] > 0
+    )
     house.clove(
         "run", "-d", "--name", "set", "-m", "64m", "--cpus", "0.5", "--cpu-weight", "7", "--pids", "9", "--disk", "5m", "--nofile", "77",
         "--timeout", "1h", "--output-limit", "1m", "--", "sleep", "1000",

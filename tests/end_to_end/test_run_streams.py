@@ -10,7 +10,9 @@ from house import House, finish
 
 def test_command_substitution_returns_when_the_program_does(house: House) -> None:
     # The first command starts the kernel in the background: it must not hold the pipe.
-    ended = house.shell('x=$("$CLOVE" run -- echo hello); echo "[$x]"; y=$("$CLOVE" run -- echo again 2>&1); echo "[$y]"', 20)
+    ended = house.shell(
+        'x=$("$CLOVE" run -- echo hello); echo "[$x]"; y=$("$CLOVE" run -- echo again 2>&1); echo "[$y]"', 20
+    )
     assert str(ended) == "[hello]\n[again]\n--- stderr\n--- exit 0\n"
 
 
@@ -37,7 +39,14 @@ def test_piped_input_is_handed_on(house: House) -> None:
 
 def test_binary_input_and_output_come_through_unchanged(house: House) -> None:
     data = bytes(range(256)) * 4096
-    ended = subprocess.run([house.clove_bin, "run", "-i", "--", "cat"], input=data, capture_output=True, env=house.env, timeout=60)
+    ended = subprocess.run(
+        [house.clove_bin, "run", "-i", "--", "cat"],
+        check=False,
+        input=data,
+        capture_output=True,
+        env=house.env,
+        timeout=60,
+    )
     assert ended.stdout == data and ended.returncode == 0, ended.stderr
 
 

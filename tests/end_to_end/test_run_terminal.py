@@ -6,7 +6,14 @@ from house import House
 
 
 def test_a_terminal_of_its_own(house: House) -> None:
-    t = house.terminal("run", "-it", "--", "sh", "-c", "test -t 0 && test -t 1 && test -t 2 && echo is-a-tty; stty size; read x; echo got:$x")
+    t = house.terminal(
+        "run",
+        "-it",
+        "--",
+        "sh",
+        "-c",
+        "test -t 0 && test -t 1 && test -t 2 && echo is-a-tty; stty size; read x; echo got:$x",
+    )
     t.expect("is-a-tty")
     t.type("typed\n")
     t.expect("got:typed")
@@ -14,7 +21,15 @@ def test_a_terminal_of_its_own(house: House) -> None:
 
 
 def test_ctrl_c_goes_to_the_program(house: House) -> None:
-    t = house.terminal("run", "-it", "--", "python3", "-u", "-c", "import time\ntry:\n print('rea'+'dy'); time.sleep(1000)\nexcept KeyboardInterrupt:\n print('inter'+'rupted'); raise SystemExit(9)")
+    t = house.terminal(
+        "run",
+        "-it",
+        "--",
+        "python3",
+        "-u",
+        "-c",
+        "import time\ntry:\n print('rea'+'dy'); time.sleep(1000)\nexcept KeyboardInterrupt:\n print('inter'+'rupted'); raise SystemExit(9)",
+    )
     t.expect("ready")
     t.type(b"\x03")
     t.expect("interrupted")

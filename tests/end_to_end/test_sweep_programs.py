@@ -19,7 +19,10 @@ def test_a_shell_script(house: House) -> None:
     """, 0o755)  # fmt: skip
     ended = house.clove("sweep", "run", "./trial.sh", "--grid", "a=1,2,3")
     r = house.results()
-    assert ended.code == 1 and [r[i]["result"] for i in (0, 1)] == [{"twice": 2, "where": str(house.work)}, {"twice": 4, "where": str(house.work)}]
+    assert ended.code == 1 and [r[i]["result"] for i in (0, 1)] == [
+        {"twice": 2, "where": str(house.work)},
+        {"twice": 4, "where": str(house.work)},
+    ]
     assert (r[2]["state"], r[2]["cause"]) == ("failed", "exit 4")
     assert "trying 3" in house.clove("sweep", "inspect", "last", "2").out
 
@@ -48,7 +51,14 @@ def test_a_command_in_a_file(house: House) -> None:
     assert [house.results()[i]["result"] for i in (0, 1)] == [2, 3]
 
 
-@pytest.mark.parametrize(("script", "words"), [("echo nothing", "CLOVE_RESULT"), ("echo '{broken' > $CLOVE_RESULT", "JSON"), ("echo 1 > $CLOVE_RESULT; kill -SEGV $$", "SIGSEGV")])
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("echo nothing", "CLOVE_RESULT"),
+        ("echo '{broken' > $CLOVE_RESULT", "JSON"),
+        ("echo 1 > $CLOVE_RESULT; kill -SEGV $$", "SIGSEGV"),
+    ],
+)
 def test_a_result_that_is_missing_or_wrong_is_said(house: House, script: str, words: str) -> None:
     house.write("t.sh", f"#!/bin/sh\n{script}\n", 0o755)
     house.clove("sweep", "run", "./t.sh", "--grid", "a=1", "--retry-deaths", "0")
@@ -76,13 +86,17 @@ def test_what_tasks_keep_is_there_for_each_attempt(house: House) -> None:
     house.clove("sweep", "run", "k.py", "--grid", "a=1,2").ok()
     dest = house.work / "dest"
     ended = house.clove("sweep", "artifacts", "last", str(dest)).ok()
-    assert (dest / "0/model.txt").read_text() == "1 attempt 1" and (dest / "1/model.txt").read_text() == "2 attempt 2", f"\n{ended}"
+    assert (dest / "0/model.txt").read_text() == "1 attempt 1" and (
+        dest / "1/model.txt"
+    ).read_text() == "2 attempt 2", f"\n{ended}"
     assert (dest / "1/sub/deeper/b.bin").read_bytes() == bytes(range(256))
     assert not (dest / "0/link").exists() and not os.path.islink(dest / "0/link")
     assert (dest / "0/model.txt").stat().st_uid == os.getuid()
     every = house.work / "every"
     house.clove("sweep", "artifacts", "last", str(every), "--all-attempts").ok()
-    assert (every / "1/1/model.txt").read_text() == "2 attempt 1" and (every / "1/2/model.txt").read_text() == "2 attempt 2"
+    assert (every / "1/1/model.txt").read_text() == "2 attempt 1" and (
+        every / "1/2/model.txt"
+    ).read_text() == "2 attempt 2"
     one = house.work / "one"
     house.clove("sweep", "artifacts", "last", "1", str(one)).ok()
     assert (one / "1/model.txt").exists() and not (one / "0").exists()

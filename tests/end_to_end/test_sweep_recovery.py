@@ -86,7 +86,7 @@ def test_a_closed_terminal_only_ends_the_showing(house: House, leave: str) -> No
     assert house.shown()["state"] == "active"
     attached = house.clove("sweep", "attach", "last")
     assert attached.code == 0 and "30 of 30 done" in attached.out, f"\n{attached}"
-    assert trials.runs() == {i: 1 for i in range(30)}
+    assert trials.runs() == dict.fromkeys(range(30), 1)
     os.close(terminal.master) if terminal.master >= 0 else None
 
 
@@ -199,7 +199,9 @@ def test_many_trials_with_two_faults_and_every_disaster(house: House) -> None:
     results = house.results()
     good = {i: t["result"]["square"] for i, t in results.items() if t["state"] == "done"}
     assert good == {i: i * i for i in range(n) if i not in (segv, leak)}
-    assert [c["cause"] for c in results[segv]["certificates"]][-1:] == ["signal"] and results[segv]["certificates"][-1]["signal"] == 11
+    assert [c["cause"] for c in results[segv]["certificates"]][-1:] == ["signal"] and results[segv]["certificates"][-1][
+        "signal"
+    ] == 11
     assert [c["cause"] for c in results[leak]["certificates"]][-1:] == ["oom"]
     runs = trials.runs()
     assert not {i for i in done if runs[i] > 1}, "shown as done, and run again"

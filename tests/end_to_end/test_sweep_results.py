@@ -55,7 +55,19 @@ def test_lists_and_random_draws(house: House) -> None:
     assert [house.results()[i]["result"] for i in (0, 1)] == [{"x": 1}, {"x": 2, "y": [1, {"z": None}]}]
     draws = []
     for _ in range(2):
-        house.clove("sweep", "run", "echo.py", "--random", "lr=1e-4..1e-1:log", "--random", "m=a|b", "--samples", "8", "--seed", "7").ok()
+        house.clove(
+            "sweep",
+            "run",
+            "echo.py",
+            "--random",
+            "lr=1e-4..1e-1:log",
+            "--random",
+            "m=a|b",
+            "--samples",
+            "8",
+            "--seed",
+            "7",
+        ).ok()
         draws.append([house.results()[i]["result"] for i in range(8)])
     assert draws[0] == draws[1] and len({d["lr"] for d in draws[0]}) == 8
     assert all(1e-4 <= d["lr"] <= 1e-1 and d["m"] in ("a", "b") for d in draws[0])
@@ -132,7 +144,12 @@ def test_faults_are_told_apart(house: House) -> None:
     by = {t["name"]: t for t in house.results().values()}
     assert by["ok"]["result"] == "ok" and by["ok2"]["result"] == "ok2"
     cause = {k: t["cause"] for k, t in by.items()}
-    assert cause["raise"] == "exception" and cause["segv"] == "signal SIGSEGV" and cause["oom"] == "oom" and cause["loop"] == "timeout", cause
+    assert (
+        cause["raise"] == "exception"
+        and cause["segv"] == "signal SIGSEGV"
+        and cause["oom"] == "oom"
+        and cause["loop"] == "timeout"
+    ), cause
     assert cause["exit"] == "exit 9" and cause["words"] == "exit 1", cause
     assert by["zero"]["state"] != "done" and "result" in by["zero"]["message"], by["zero"]
     shown = house.clove("sweep", "inspect", "last", "raise").out
@@ -142,7 +159,9 @@ def test_faults_are_told_apart(house: House) -> None:
     assert by["bad"]["cause"] == "exception" and "object" in by["bad"]["message"], by["bad"]
     # Who runs beside them isn't hurt, and the summary counts them.
     show = house.shown()
-    assert show["done"] == 2 and show["failures"] == {"exception": 2, "exit": 3, "signal": 1, "oom": 1, "timeout": 1}, show["failures"]
+    assert show["done"] == 2 and show["failures"] == {"exception": 2, "exit": 3, "signal": 1, "oom": 1, "timeout": 1}, (
+        show["failures"]
+    )
 
 
 def test_a_death_is_tried_again_and_an_exception_is_not(house: House) -> None:
@@ -168,7 +187,9 @@ def test_a_death_is_tried_again_and_an_exception_is_not(house: House) -> None:
 
 
 def test_what_keeps_dying_is_given_up_and_blocks_nobody(house: House) -> None:
-    house.write("t.py", "import ctypes\ndef run(config, shared):\n    return ctypes.string_at(0) if config['a'] == 1 else 1\n")
+    house.write(
+        "t.py", "import ctypes\ndef run(config, shared):\n    return ctypes.string_at(0) if config['a'] == 1 else 1\n"
+    )
     ended = house.clove("sweep", "run", "t.py", "--grid", "a=1,2,3,4", "-j", "1")
     r = house.results()
     assert ended.code == 1 and r[0]["state"] == "quarantined" and r[0]["attempts"] == 3
@@ -183,7 +204,10 @@ def test_memory_doubles_where_that_is_asked_for(house: House) -> None:
     assert [(c["cause"], c["limits"]["memory_bytes"] >> 20) for c in t["certificates"]] == [("oom", 100)]
     # The control: it isn't doubled unasked.
     ended = house.clove("sweep", "run", "m.py", "--grid", "a=1", "-m", "100m", "--retry-deaths", "1")
-    assert ended.code == 1 and [c["limits"]["memory_bytes"] >> 20 for c in house.results()[0]["certificates"]] == [100, 100]
+    assert ended.code == 1 and [c["limits"]["memory_bytes"] >> 20 for c in house.results()[0]["certificates"]] == [
+        100,
+        100,
+    ]
 
 
 def test_unseeded_numbers_differ_and_the_same_seed_repeats_them(house: House) -> None:
@@ -222,7 +246,19 @@ def test_reuse_takes_tasks_in_a_row_and_keeps_the_fault_boundary(house: House) -
             if config["i"] == 7: ctypes.string_at(0)
             return [os.environ["CLOVE_TASK"], count, open("/proc/self/stat").read().split()[21]]
     """)  # fmt: skip
-    ended = house.clove("sweep", "run", "u.py", "--grid", "i=" + ",".join(map(str, range(20))), "--reuse", "5", "-j", "2", "--retry-deaths", "0")
+    ended = house.clove(
+        "sweep",
+        "run",
+        "u.py",
+        "--grid",
+        "i=" + ",".join(map(str, range(20))),
+        "--reuse",
+        "5",
+        "-j",
+        "2",
+        "--retry-deaths",
+        "0",
+    )
     r = house.results()
     assert ended.code == 1 and r[7]["cause"] == "signal SIGSEGV"
     done = [r[i]["result"] for i in range(20) if i != 7]
@@ -241,9 +277,14 @@ def test_standard_output_of_a_task_is_kept(house: House) -> None:
 
 def test_env_and_mounts_of_a_sweep(house: House) -> None:
     house.write("data/x.txt", "mounted")
-    house.write("e.py", "import os\ndef run(config, shared):\n    return [os.environ.get('A'), os.environ.get('SECRET'), open('/d/x.txt').read(), os.getcwd(), open('beside.txt').read()]\n")
+    house.write(
+        "e.py",
+        "import os\ndef run(config, shared):\n    return [os.environ.get('A'), os.environ.get('SECRET'), open('/d/x.txt').read(), os.getcwd(), open('beside.txt').read()]\n",
+    )
     house.write("beside.txt", "beside")
-    house.clove("sweep", "run", "e.py", "--grid", "a=1", "-e", "A=b", "-v", f"{house.work}/data:/d", env={"SECRET": "s"}).ok()
+    house.clove(
+        "sweep", "run", "e.py", "--grid", "a=1", "-e", "A=b", "-v", f"{house.work}/data:/d", env={"SECRET": "s"}
+    ).ok()
     assert house.results()[0]["result"] == ["b", None, "mounted", str(house.work), "beside"]
 
 

@@ -17,7 +17,9 @@ def failed(house: House, script: str, *flags: str) -> str:
 
 def test_an_import_error_comes_with_its_traceback(house: House) -> None:
     text = failed(house, "import os\nimport no_such_module_at_all\ndef run(config, shared): pass\n")
-    assert "ModuleNotFoundError: No module named 'no_such_module_at_all'" in text and "s.py" in text and "line 2" in text, text
+    assert (
+        "ModuleNotFoundError: No module named 'no_such_module_at_all'" in text and "s.py" in text and "line 2" in text
+    ), text
 
 
 def test_a_syntax_error_names_its_line(house: House) -> None:
@@ -67,7 +69,9 @@ def test_an_import_that_hangs_can_be_cancelled(house: House) -> None:
     until(lambda: not house.agent_pids(), "the template's end", 20)
 
 
-@pytest.mark.parametrize("body", ["import sys; sys.exit(3)", "raise SystemExit('not today')", "import os; os.kill(os.getpid(), 9)"])
+@pytest.mark.parametrize(
+    "body", ["import sys; sys.exit(3)", "raise SystemExit('not today')", "import os; os.kill(os.getpid(), 9)"]
+)
 def test_a_script_that_ends_while_it_is_loaded(house: House, body: str) -> None:
     text = failed(house, f"{body}\ndef run(config, shared): pass\n")
     assert "s.py" in text or "while" in text, text

@@ -34,6 +34,7 @@ fn main() -> Result<(), Failure> {
                         ended.push(began.elapsed());
                         break 'events;
                     }
+                    Event::Hello { .. } => {}
                     other => return Err(format!("{other:?}").into()),
                 }
             }

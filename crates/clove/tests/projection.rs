@@ -110,7 +110,8 @@ fn a_sweep_can_be_asked_for_in_sql_also_after_the_file_was_deleted() {
     assert_eq!(got, [[text("ValueError")]]);
     let got = house.ask("SELECT task, cause, signal, certificate ->> '$.cause' FROM attempts");
     assert_eq!(got, [[Value::Integer(1), text("signal"), Value::Integer(11), text("signal")]]);
-    let got = house.ask("SELECT count(*) FROM agents WHERE run = 1 AND state = 'ended' AND certificate != ''");
+    let got =
+        house.ask("SELECT count(*) FROM agents WHERE run = 1 AND state = 'ended' AND certificate != ''");
     assert_eq!(got, [[Value::Integer(4)]]);
     // No record is missing, up to the last one.
     let all = "SELECT count(*) = max(seq) AND max(seq) = (SELECT applied_seq FROM projection) FROM audit";

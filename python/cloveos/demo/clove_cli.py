@@ -74,6 +74,10 @@ class Clove:
         """End one agent, as a user would by hand."""
         self._run("kill", name)
 
+    def agent_pids(self) -> dict[str, int]:
+        """Agent id to host pid, of all that live."""
+        return {str(one["id"]): int(one["pid"]) for one in self._json("ps", "--json") if one.get("pid")}
+
     def kernel_info(self) -> dict[str, Any]:
         """The pids of kernel and launcher; the kernel is started if there is none."""
         self._run("kernel", "socket", "--start")
@@ -117,6 +121,8 @@ class TaskChange(NamedTuple):
     state: str
     # From 1; 0 for a task that hasn't begun.
     attempt: int
+    agent: str | None
+    # None for one that has only just begun.
     pid: int | None
     started_ms: int | None
     ended_ms: int | None
@@ -182,6 +188,7 @@ class WatchedSweep:
                 str(task["name"]),
                 str(task["state"]),
                 int(task["attempts"]),
+                task.get("agent"),
                 task.get("pid"),
                 task.get("started_ms"),
                 task.get("ended_ms"),

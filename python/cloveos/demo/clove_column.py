@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import shutil
 import tempfile
 import threading
@@ -14,10 +15,13 @@ from . import clove_cli, sweep_file
 from .bystanders import Bystanders
 from .clove_cli import CliFailed, Clove, TaskChange
 from .column import Attempt, Column, assign_lanes
-from .measure import Sampler, all_stats, cpu_s, tree
+from .measure import Sampler, all_stats, cpu_s, machine_cpu_s, tree
 from .standalone_column import KILL_AFTER_S, Work
 from .untrusted import for_terminal
 from .victims import Victims
+
+# How long after its start an agent is asked for its process.
+_PID_AFTER_S = 0.1
 
 
 class Audience(Protocol):
@@ -91,6 +95,7 @@ def _run(
     folder = Path(tempfile.mkdtemp(prefix="clove-demo-"))
     run_id = ""
     finished = False
+    machine_before_s = machine_cpu_s()
     sampler.start()
     try:
         books = _Books(clove)
@@ -117,6 +122,7 @@ def _run(
             watch.close()
         column.wall_s = time.monotonic() - sampler.started
         column.cpu_s = books.cpu_s()
+        column.machine_cpu_s = machine_cpu_s() - machine_before_s
         finished = True
     finally:
         audience.close()
@@ -158,13 +164,37 @@ class _Follower:
         self._bystanders = bystanders
         self._kill_after_s = kill_after_s
         self._deaths_told: dict[int, int] = {}
+        self._without_pid: dict[int, tuple[str, float]] = {}
         self._timer: threading.Timer | None = None
         self._kill_error: CliFailed | None = None
 
     def follow(self, watch: Iterable[TaskChange]) -> None:
         """Until the sweep ends."""
+        changes: queue.Queue[TaskChange | CliFailed | None] = queue.Queue()
+
+        def read() -> None:
+            try:
+                for change in watch:
+                    # Here and not with the rest, which asks for more and may fall behind: a hand must be quick.
+                    if self._positions.get(change.name) == self._victims.kill:
+                        self._aim(change)
+                    changes.put(change)
+                changes.put(None)
+            except CliFailed as error:
+                changes.put(error)
+
+        threading.Thread(target=read, name="sweep watch", daemon=True).start()
         try:
-            for change in watch:
+            while True:
+                try:
+                    change = changes.get(timeout=_PID_AFTER_S if self._without_pid else None)
+                except queue.Empty:
+                    self._ask_for_pids()
+                    continue
+                if change is None:
+                    return
+                if isinstance(change, CliFailed):
+                    raise change
                 self._take(change)
         finally:
             if self._timer is not None:
@@ -195,14 +225,26 @@ class _Follower:
         if died > 0:
             self._deaths_told[position] = change.deaths
             self._died(position, change, (task.get("certificates") or [])[-died:])
-        if position == self._victims.kill:
-            self._aim(change)
+        self._without_pid.pop(position, None)
         if change.state == "running":
             self._bystanders.started(position, change.name, change.pid)
+            if change.pid is None and change.agent:
+                self._without_pid[position] = (change.agent, time.monotonic())
         elif change.state == "done":
             self._bystanders.ended(position)
         if change.state not in clove_cli.FAILED_STATES:
             self._audience.change(position, {**event, "result": task.get("result")})
+
+        if any(time.monotonic() - since > _PID_AFTER_S for _, since in self._without_pid.values()):
+            self._ask_for_pids()
+
+    def _ask_for_pids(self) -> None:
+        """A task is told to run as soon as it has its slot; which process does it is known a little later."""
+        pids = self._clove.agent_pids()
+        for position, (agent, _) in list(self._without_pid.items()):
+            if agent in pids:
+                self._bystanders.started(position, self._names[position], pids[agent])
+                del self._without_pid[position]
 
     def _died(self, position: int, change: TaskChange, certificates: Sequence[dict[str, Any]]) -> None:
         for certificate in certificates or ({},):

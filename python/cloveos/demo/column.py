@@ -31,6 +31,8 @@ class Column:
     completed: int = 0
     wall_s: float = 0.0
     cpu_s: float = 0.0
+    # What the whole machine spent meanwhile, this column included.
+    machine_cpu_s: float = 0.0
     peak_bytes: int = 0
     available_fall_bytes: int = 0
     what_happened: str = ""
@@ -44,6 +46,12 @@ class Column:
     def cpu_use(self) -> float:
         """The share of all cores that were busy for this column, from 0 to 1."""
         return self.cpu_s / (self.wall_s * self.cores) if self.wall_s > 0 else 0.0
+
+    @property
+    def others_use(self) -> float:
+        """The share of all cores that was taken by work that isn't ours."""
+        whole = self.wall_s * self.cores
+        return min(1.0, max(0.0, (self.machine_cpu_s - self.cpu_s) / whole)) if whole > 0 else 0.0
 
     def digests(self) -> dict[int, str]:
         """Position to prediction digest, of what has finished."""

@@ -201,7 +201,8 @@ def main(given: Sequence[str] | None = None) -> int:
     else:
         print(table.comparison(summary.columns), end="\n\n")
         print(table.scores(summary), end="\n\n")
-        for line in (*summary.bystanders, *report.killers(summary)):
+        noise = summary.noise()
+        for line in (*([noise] if noise else ()), *summary.bystanders, *report.killers(summary)):
             print(line)
         print(summary.last_line())
     return 0 if summary.passed() else 1

@@ -151,6 +151,13 @@ def cpu_s(pids: Iterable[int], stats: dict[int, ProcStat]) -> float:
     return sum(stats[pid].own_cpu_s + stats[pid].reaped_cpu_s for pid in pids if pid in stats)
 
 
+def machine_cpu_s() -> float:
+    """CPU seconds that this machine has spent on anything, or lost to its neighbours, since it started."""
+    with open("/proc/stat", "rb") as file:
+        user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, file.readline().split()[1:9])
+    return (user + nice + system + irq + softirq + steal) / _TICK
+
+
 class _Memory:
     """An estimate of the proportional set sizes of many processes at a small part of the price.
 

@@ -100,6 +100,7 @@ def _explanation(summary: Summary) -> str:
             for kind, position in summary.victims._asdict().items()
         )
         + ". Wall time begins with the start of the interpreter. CPU use is the share of all cores."
+        + (f" {summary.noise()}" if summary.noise() else "")
     )
 
 
@@ -155,6 +156,7 @@ def _columns(summary: Summary) -> str:
             f'<b class="keep">{for_html(column.name)}</b>',
             _verdict(column.completed == column.total, f"{column.completed} of {column.total}"),
             f"{column.wall_s:.1f} s",
+            f"{column.cpu_s:.1f} s",
             f"{column.cpu_use:.0%}",
             megabytes(column.peak_bytes),
             megabytes(column.available_fall_bytes),
@@ -162,8 +164,8 @@ def _columns(summary: Summary) -> str:
         )
         for column in summary.columns
     ]
-    head = ("run", "completed", "wall", "CPU use", "peak memory", "fall of MemAvailable", "what happened")
-    return _table(head, range(1, 6), rows)
+    head = ("run", "completed", "wall", "CPU", "CPU use", "peak memory", "fall of MemAvailable", "what happened")
+    return _table(head, range(1, 7), rows)
 
 
 def _certificates(summary: Summary) -> str:

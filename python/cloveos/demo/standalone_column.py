@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .column import Attempt, Column, assign_lanes
-from .measure import Sampler
+from .measure import Sampler, machine_cpu_s
 from .victims import Victims
 
 # How long the victim of the kill by hand has been running when the hand comes.
@@ -126,6 +126,7 @@ def run(
         # A group of its own: whatever is left of it at the end can be ended as one.
         start_new_session=True,
     )
+    machine_before_s = machine_cpu_s()
     sampler.start()
     assert child.stdin is not None
     assert child.stdout is not None
@@ -163,6 +164,7 @@ def run(
         sampler.stop()
     drain.join(timeout=2)
     column.wall_s = state.now()
+    column.machine_cpu_s = machine_cpu_s() - machine_before_s
     column.cpu_s = usage.ru_utime + usage.ru_stime
     column.completed = len(column.results)
     column.peak_bytes = sampler.peak_bytes

@@ -11,6 +11,10 @@ from .column import Column
 from .victims import Victims
 
 
+# Other work below this share of the cores isn't worth a word; measuring itself takes a few per cent.
+BUSY = 0.15
+
+
 class Summary(NamedTuple):
     """All columns, and what they ran."""
 
@@ -57,6 +61,17 @@ class Summary(NamedTuple):
         """Which of the three victims did die, as they were meant to."""
         dead = {death["position"] for death in self.ours.certificates} if self.ours else set()
         return [kind for kind, position in self.victims._asdict().items() if position in dead]
+
+    def noise(self) -> str | None:
+        """A caution, if other work on the machine made the wall times longer than they need be."""
+        shares = [column.others_use for column in self.columns if column.wall_s]
+        if not shares or max(shares) < BUSY:
+            return None
+        low, high = min(shares), max(shares)
+        return (
+            f"The machine was busy with other work ({low:.0%} to {high:.0%} of its cores): "
+            "compare CPU seconds, wall times would be shorter."
+        )
 
     def median_auc(self) -> float | None:
         """Over all results that have one."""
@@ -124,6 +139,7 @@ class Summary(NamedTuple):
                     "wall_s": round(column.wall_s, 3),
                     "cpu_s": round(column.cpu_s, 3),
                     "cpu_use": round(column.cpu_use, 4),
+                    "others_cpu_use": round(column.others_use, 4),
                     "peak_memory_bytes": column.peak_bytes,
                     "memory_available_fall_bytes": column.available_fall_bytes,
                     "what_happened": column.what_happened,

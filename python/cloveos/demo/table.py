@@ -33,12 +33,13 @@ def megabytes(count: int) -> str:
 
 def comparison(columns: Sequence[Column]) -> str:
     """The ways of running, beside each other."""
-    rows = [("run", "completed", "wall", "CPU use", "peak MiB", "avail. fell", "what happened")]
+    rows = [("run", "completed", "wall", "CPU", "CPU use", "peak MiB", "avail. fell", "what happened")]
     rows += [
         (
             column.name,
             f"{column.completed} of {column.total}",
             f"{column.wall_s:.1f} s",
+            f"{column.cpu_s:.1f} s",
             f"{column.cpu_use:.0%}",
             f"{column.peak_bytes >> 20}",
             f"{column.available_fall_bytes >> 20}",
@@ -46,7 +47,7 @@ def comparison(columns: Sequence[Column]) -> str:
         )
         for column in columns
     ]
-    return "\n".join(align(rows, (False, True, True, True, True, True)))
+    return "\n".join(align(rows, (False, True, True, True, True, True, True)))
 
 
 def scores(summary: Summary) -> str:

@@ -69,18 +69,30 @@ look("bounding capabilities", lambda: int(status("CapBnd"), 16))
 look("new privileges", lambda: status("NoNewPrivs") == "0")
 look("no filter", lambda: status("Seccomp") == "0")
 look("root id", lambda: os.getuid() == 0 or os.geteuid() == 0)
-look("mount", lambda: ctypes.CDLL(None).mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0 and (ctypes.CDLL(None).umount(b"/tmp") or True))
+look(
+    "mount",
+    lambda: ctypes.CDLL(None).mount(b"none", b"/tmp", b"tmpfs", 0, None) == 0
+    and (ctypes.CDLL(None).umount(b"/tmp") or True),
+)
 look("set host name", lambda: call(170, name := os.uname().nodename.encode(), len(name)))
 look("keyring", lambda: call(250, 0, -3, 0))
 look("bpf", lambda: call(321, 0, ctypes.create_string_buffer(b"\x01\0\0\0\x04\0\0\0\x08\0\0\0\x01\0\0\0", 72), 72))
 look("perf", lambda: call(298, ctypes.create_string_buffer(b"\x01\0\0\0\x70\0\0\0", 112), 0, -1, -1, 0))
 look("write to /usr", lambda: os.access("/usr", os.W_OK))
 look("write to sysctl", lambda: os.access("/proc/sys/kernel/core_pattern", os.W_OK))
-look("devices", lambda: os.path.exists("/dev/kmsg") or os.path.exists("/dev/mem") or [d for d in os.listdir("/dev") if d.startswith(("sd", "vd", "loop"))])
+look(
+    "devices",
+    lambda: os.path.exists("/dev/kmsg")
+    or os.path.exists("/dev/mem")
+    or [d for d in os.listdir("/dev") if d.startswith(("sd", "vd", "loop"))],
+)
 look("cgroup tree", lambda: os.listdir("/sys/fs/cgroup"))
 look("kernel's own socket", lambda: [d for d in os.listdir("/run") if d.startswith("clove-0-")])
 look("environment of the caller", lambda: os.environ["PROBE_SECRET"])
-look("descriptors of the kernel", lambda: [p for p in descriptors() if p.startswith("/") and not p.startswith(("/dev/", "/proc/"))])
+look(
+    "descriptors of the kernel",
+    lambda: [p for p in descriptors() if p.startswith("/") and not p.startswith(("/dev/", "/proc/"))],
+)
 # Last, as it changes who this process is.
 look("user namespace", lambda: call(272, 0x10000000))
 print(json.dumps(found))

@@ -31,7 +31,8 @@ args! {
         /// Standard input will be written with `proc.stdin`; else it is empty.
         #[serde(default)]
         stdin: bool,
-        /// Ends with the connection that spawned it.
+        /// Ends with the connection that spawned it. Once its output limit is reached, its output goes on no faster
+        /// than the process that spawned it reads it with `proc.logs`, and nothing is dropped.
         #[serde(default)]
         attached: bool,
         /// `default` or `strict`.
@@ -134,11 +135,12 @@ reply! {
         certificate: Option<Certificate>,
     }
     ProcLogsReply {
-        /// Where the next read starts.
+        /// Where the next read starts. The bytes of this answer are the last before it; what lies between `offset` and
+        /// them wasn't kept, and this reader can't have it any more.
         next: u64,
-        /// The agent has ended and this reached the end of what was kept.
+        /// The agent has ended and this reached the end.
         eof: bool,
-        /// Bytes that its output limit dropped.
+        /// Bytes of both streams that aren't kept, being beyond its output limit.
         dropped: u64,
     }
     ProcStdinReply {}

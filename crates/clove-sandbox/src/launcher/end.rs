@@ -241,10 +241,14 @@ const LAST_WAIT: std::time::Duration = std::time::Duration::from_secs(1);
 /// How long the launcher stays to reap what it has killed.
 const LAST_REAPING: std::time::Duration = std::time::Duration::from_secs(5);
 
-/// `None` when it hasn't ended.
+/// `None` when it hasn't ended. One that ended before the launcher knew it as a cell's may have been reaped as a stray:
+/// its status is lost, but it has ended (and only a SIGKILL of ours comes that early).
 fn reap(process: &Process) -> Option<Status> {
-    let got = waitid(WaitId::PidFd(process.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-    got.ok().flatten().map(|s| status(&s))
+    match waitid(WaitId::PidFd(process.pidfd.as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+        Ok(ended) => ended.map(|s| status(&s)),
+        Err(rustix::io::Errno::INTR) => None,
+        Err(_) => Some(Status::Signal(libc::SIGKILL)),
+    }
 }
 
 fn status(s: &WaitIdStatus) -> Status {

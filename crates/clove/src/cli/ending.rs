@@ -3,6 +3,7 @@
 use crate::cli::{signal_names, stdio};
 use clove_abi::untrusted::Untrusted;
 use clove_abi::{Cause, Certificate};
+use clove_manifest::units::Bytes;
 
 /// A cause in a few words: `exit 1`, `oom`, `signal SIGSEGV`.
 pub fn cause_in_words(c: &Certificate) -> String {
@@ -32,15 +33,17 @@ pub fn last_line(c: &Certificate) -> String {
     line
 }
 
+/// `the first 16 MiB of 47 MiB are kept (--output-limit)`, of an agent that printed more than its limit.
+pub fn kept_output(c: &Certificate) -> Option<String> {
+    let kept = c.limits.output_bytes;
+    (c.output_dropped_bytes > 0).then(|| {
+        let all = kept.saturating_add(c.output_dropped_bytes);
+        format!("the first {} of {} are kept (--output-limit)", Bytes(kept), Bytes(all))
+    })
+}
+
 /// Says how an agent ended, when there is something to say: an ordinary end speaks for itself.
 pub fn tell(c: &Certificate) {
-    if c.output_dropped_bytes > 0 {
-        let kept = clove_manifest::units::Bytes(c.limits.output_bytes);
-        let dropped = clove_manifest::units::Bytes(c.output_dropped_bytes);
-        stdio::say(&format!(
-            "note: {dropped} of output were dropped beyond the {kept} that are kept (--output-limit)"
-        ));
-    }
     // A program's own failure speaks for itself, unless there is something to try.
     if c.cause.is_death() || (c.exit_code != Some(0) && !c.suggestion.is_empty()) {
         stdio::say(&last_line(c));

@@ -88,6 +88,9 @@ fn text(r: &ProcInspectReply) -> String {
                 (c.usage.cpu_user_us + c.usage.cpu_system_us) as f64 / 1e6
             ),
         );
+        if let Some(kept) = ending::kept_output(c) {
+            line("output", kept);
+        }
         if !c.tail.is_empty() {
             line("last words", String::new());
             for l in c.tail.trim_end().lines() {

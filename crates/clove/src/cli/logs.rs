@@ -47,12 +47,12 @@ pub fn run(args: &LogsArgs) -> Outcome {
                 relay::show(session.again()?, args.target.clone(), Some("err"), true),
             ],
         };
-        let mut dropped = 0;
+        let mut missed = 0;
         for pump in pumps {
             let bug = |_| Failure::new("a thread that relays output failed").hint("report this: it is a bug");
-            dropped = dropped.max(pump.join().map_err(bug)??);
+            missed += pump.join().map_err(bug)??;
         }
-        say_dropped(dropped);
+        say_dropped(missed);
         return Ok(0);
     }
     let mut offset = 0;

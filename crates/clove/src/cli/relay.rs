@@ -18,7 +18,7 @@ const CHUNK: u32 = 1 << 20;
 /// A second Ctrl-C within this time ends the agent for good.
 const TWICE: Duration = Duration::from_secs(2);
 
-/// How much of an agent's output its limit dropped, once all of it was relayed.
+/// How much of the stream didn't come to us, once it has ended.
 pub type Pumped = Result<u64, ClientError>;
 
 /// Writes one stream (`out` or `err`; both when absent) to ours until the agent has ended and all is written.
@@ -50,7 +50,7 @@ fn copy(
     ours: bool,
 ) -> JoinHandle<Pumped> {
     thread::spawn(move || {
-        let mut offset = 0;
+        let (mut offset, mut missed) = (0, 0);
         loop {
             let call = ProcLogs {
                 target: target.clone(),
@@ -73,9 +73,10 @@ fn copy(
                 terminal::put_back();
                 std::process::exit(stdio::BROKEN_PIPE);
             }
+            missed += reply.next.saturating_sub(offset + bytes.len() as u64);
             offset = reply.next;
             if reply.eof {
-                return Ok(reply.dropped);
+                return Ok(missed);
             }
         }
     })

@@ -13,6 +13,7 @@ use clove_abi::calls::{ProcSpawn, ProcSpawnReply, ProcWait};
 use clove_abi::run::Mount;
 use clove_abi::untrusted::Untrusted;
 use clove_manifest::suggestion::nearest;
+use clove_manifest::units::Bytes;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -209,9 +210,10 @@ fn attend(
         pumps.push(relay::pump(session.again()?, id.clone(), Some("err"), true));
     }
     let mut relayed = Ok(());
+    let mut missed = 0;
     for pump in pumps {
         match pump.join() {
-            Ok(Ok(_)) => {}
+            Ok(Ok(n)) => missed += n,
             Ok(Err(e)) => relayed = Err(e),
             Err(_) => {
                 return Err(
@@ -241,6 +243,9 @@ fn attend(
         for hint in hints::from_tail(&c.tail, &scene) {
             stdio::say(&format!("hint: {}", Untrusted::new(&hint)));
         }
+    }
+    if missed > 0 {
+        stdio::say(&format!("note: {} of its output were lost", Bytes(missed)));
     }
     // A program that ended by the Ctrl-C which we handed on needs no explanation.
     let by_our_signal = handed_on.load(Ordering::Relaxed) && c.signal.is_some_and(|s| s == 2 || s == 15);

@@ -3,7 +3,7 @@
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::limit_flags;
 use crate::cli::session::Session;
-use crate::cli::{ending, json};
+use crate::cli::{ending, json, stdio};
 use clap::Args;
 use clove_abi::calls::ProcWait;
 
@@ -30,6 +30,9 @@ pub fn run(args: &WaitArgs) -> Outcome {
             Failure::new(format!("{} is still running", args.target)).hint("wait longer, or `clove kill` it")
         );
     };
+    if let Some(kept) = ending::kept_output(&c) {
+        stdio::say(&format!("note: of its output {kept}"));
+    }
     ending::tell(&c);
     if args.json {
         let mut value = serde_json::to_value(&c).unwrap_or_default();

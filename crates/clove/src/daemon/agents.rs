@@ -99,7 +99,8 @@ impl Shell {
         match pipes {
             Ok((out_r, out_w, err_r, err_w, in_r, in_w)) => {
                 self.ask_launcher(&request, &[in_r.as_fd(), out_w.as_fd(), err_w.as_fd()]);
-                self.logs.add(&id.to_string(), out_r, Some(err_r), limit);
+                let owner = self.log_owner(id);
+                self.logs.add(&id.to_string(), out_r, Some(err_r), limit, owner);
                 if let Some(c) = self.cells.get_mut(&token) {
                     c.held = hold;
                     c.stdin =
@@ -183,7 +184,8 @@ impl Shell {
             if let (Ok(fd), Some(id)) = (for_log, agent)
                 && let Some(a) = self.core.state.agent(id)
             {
-                self.logs.add(&id.to_string(), fd, None, a.limits.output_bytes);
+                let owner = self.log_owner(id);
+                self.logs.add(&id.to_string(), fd, None, a.limits.output_bytes, owner);
             }
         }
         let Some(cell) = self.cells.get(&token) else { return };
@@ -352,7 +354,7 @@ impl Shell {
         cell.agent = Some(id);
         self.by_agent.insert(id, token);
         if let Some((out, err)) = cell.output.take() {
-            self.logs.add(&id.to_string(), out, err, limit);
+            self.logs.add(&id.to_string(), out, err, limit, None);
         }
         let Some(cell) = self.cells.get(&token) else { return };
         let event = Event::Ready {

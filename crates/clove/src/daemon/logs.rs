@@ -1,9 +1,13 @@
 //! The log keeper: one thread that reads what agents print and keeps it on disk.
 //!
 //! A file per agent, `<dir>/<agent>.log`, of chunks in the order of arrival: u8 kind, u32 length (little-endian), bytes.
-//! Kind 1 is standard output (or the terminal), 2 standard error, 3 a u64 with how many bytes were not kept so far.
-//! A chunk that a crash has torn is no part of the log. No agent ever waits for the disk or for a reader: what is
-//! beyond its limit is read and counted.
+//! Kind 1 is standard output (or the terminal), 2 standard error, 3 two u64 with how many bytes of each were not kept
+//! so far. A chunk that a crash has torn is no part of the log. No agent ever waits for the disk.
+//!
+//! What is beyond its limit is read and counted, so that a detached agent never waits. An attached one has a reader of
+//! its own, its owner, who is to have everything: there a pipe is read no faster than the owner takes it, straight from
+//! hand to hand and without the disk, and the agent waits as it would for any slow reader of a pipe. Offsets go on over
+//! what wasn't kept: a reader that comes too late for it sees that `next` is further than the bytes that it got.
 
 use rustix::event::epoll;
 use rustix::event::{EventfdFlags, eventfd};
@@ -28,8 +32,8 @@ pub enum Stream {
 /// What the keeper says; see `LogKeeper::start`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LogEvent {
-    /// `next` is the offset to go on from. With `eof` nothing will ever come after these bytes. `dropped` is what was
-    /// not kept so far, of both streams.
+    /// `next` is the offset to go on from, and the bytes are the last before it: between them and the offset that was
+    /// asked for is what this reader can't have any more. With `eof` nothing will ever come after them. `dropped` is what was not kept so far, of both streams.
     Read {
         ticket: u64,
         bytes: Vec<u8>,
@@ -77,21 +81,37 @@ impl Drop for Line {
 }
 
 enum Command {
-    Add { agent: String, out: OwnedFd, err: Option<OwnedFd>, limit_bytes: u64 },
+    Add { agent: String, out: OwnedFd, err: Option<OwnedFd>, limit_bytes: u64, owner: Option<Owner> },
     Read(Wanted),
     Cancel { ticket: u64 },
+    Gone { conn: u64 },
     Finish { agent: String },
     Forget { agent: String },
     Stop,
 }
 
-struct Wanted {
-    ticket: u64,
-    agent: String,
-    stream: Stream,
-    offset: u64,
-    max: u32,
-    follow: bool,
+/// Who an attached agent is attached to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner {
+    pub conn: u64,
+    /// Its process reads over connections of their own.
+    pub pid: u32,
+}
+
+/// What a reader asks for.
+#[derive(Debug)]
+pub struct Wanted {
+    pub ticket: u64,
+    pub agent: String,
+    pub stream: Stream,
+    /// Counts bytes of this stream.
+    pub offset: u64,
+    /// At most `MOST_READ` bytes come at a time.
+    pub max: u32,
+    /// Wait until there is something at `offset` or the agent has finished.
+    pub follow: bool,
+    /// The reader's process.
+    pub pid: u32,
 }
 
 impl LogKeeper {
@@ -114,6 +134,7 @@ impl LogKeeper {
             sources: HashMap::new(),
             next_source: WAKE + 1,
             past: VecDeque::new(),
+            held: VecDeque::new(),
             buffer: vec![0; HEADER + READ_BYTES],
             disk_failed: false,
         };
@@ -122,16 +143,27 @@ impl LogKeeper {
     }
 
     /// Takes over what `agent` prints: its standard output and error, or a terminal's master as `out` alone. They become
-    /// non-blocking. A log that is there already is continued. `limit_bytes` of content are kept.
-    pub fn add(&self, agent: &str, out: OwnedFd, err: Option<OwnedFd>, limit_bytes: u64) {
-        self.line.send(Command::Add { agent: agent.into(), out, err, limit_bytes });
+    /// non-blocking. A log that is there already is continued. `limit_bytes` of content are kept; with an owner, what
+    /// comes after that waits until he reads it.
+    pub fn add(
+        &self,
+        agent: &str,
+        out: OwnedFd,
+        err: Option<OwnedFd>,
+        limit_bytes: u64,
+        owner: Option<Owner>,
+    ) {
+        self.line.send(Command::Add { agent: agent.into(), out, err, limit_bytes, owner });
     }
 
-    /// Answered with `Read` or `ReadFailed`: at once, or with `follow` when there is something at `offset` or the agent
-    /// has finished. `offset` counts bytes of the chosen stream. At most `MOST_READ` bytes come at a time.
-    pub fn read(&self, ticket: u64, agent: &str, stream: Stream, offset: u64, max: u32, follow: bool) {
-        let agent = agent.into();
-        self.line.send(Command::Read(Wanted { ticket, agent, stream, offset, max, follow }));
+    /// Answered with `Read` or `ReadFailed`.
+    pub fn read(&self, wanted: Wanted) {
+        self.line.send(Command::Read(wanted));
+    }
+
+    /// A connection is gone: what was attached to it has no owner from now on.
+    pub fn gone(&self, conn: u64) {
+        self.line.send(Command::Gone { conn });
     }
 
     /// A waiting read is dropped without an answer.
@@ -162,7 +194,7 @@ const KIND_DROPPED: u8 = 3;
 /// As much as a pipe holds by default.
 const READ_BYTES: usize = 64 * 1024;
 /// So that one agent that floods doesn't hold the others up.
-const READS_PER_TURN: u32 = 4;
+const TURN_BYTES: u64 = 4 * READ_BYTES as u64;
 const COMMANDS_PER_TURN: u32 = 256;
 /// Larger ones aren't written: the file is damaged there.
 const CHUNK_MAX: u32 = 1 << 20;
@@ -170,6 +202,9 @@ const TAIL_BYTES: usize = 2000;
 const TAIL_LINES: usize = 20;
 /// Of agents that are gone, how many logs stay opened.
 const PAST_KEPT: usize = 64;
+/// The last words of agents that are gone wait for slow owners in memory, a pipe's content each; the oldest go when
+/// they become more than this.
+const HELD_MOST: usize = 64 << 20;
 
 /// A place at the start of a chunk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -195,6 +230,116 @@ impl Mark {
             at: self.at + HEADER as u64 + len,
             out: self.out + if kind == KIND_OUT { len } else { 0 },
             err: self.err + if kind == KIND_ERR { len } else { 0 },
+        }
+    }
+}
+
+/// Bytes of each stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Counts {
+    out: u64,
+    err: u64,
+}
+
+impl Counts {
+    fn of(&self, stream: Stream) -> u64 {
+        match stream {
+            Stream::Out => self.out,
+            Stream::Err => self.err,
+            Stream::Both => self.out + self.err,
+        }
+    }
+
+    fn add(&mut self, kind: u8, n: u64) {
+        *(if kind == KIND_ERR { &mut self.err } else { &mut self.out }) += n;
+    }
+
+    fn to_bytes(self) -> [u8; 16] {
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&self.out.to_le_bytes());
+        bytes[8..].copy_from_slice(&self.err.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Counts> {
+        let (out, err) = bytes.split_first_chunk()?;
+        Some(Counts { out: u64::from_le_bytes(*out), err: u64::from_le_bytes(err.try_into().ok()?) })
+    }
+}
+
+/// What comes after the kept part of an agent's output.
+#[derive(Default)]
+struct Beyond {
+    /// Handed on or lost.
+    passed: Counts,
+    /// Has left the pipe, but not for the owner yet: a turn's reads while the agent lives, a pipe's content at its end.
+    out: Vec<u8>,
+    err: Vec<u8>,
+}
+
+impl Beyond {
+    fn rest(&mut self, kind: u8) -> &mut Vec<u8> {
+        if kind == KIND_ERR { &mut self.err } else { &mut self.out }
+    }
+
+    fn held(&self, stream: Stream) -> u64 {
+        Counts { out: self.out.len() as u64, err: self.err.len() as u64 }.of(stream)
+    }
+
+    /// How much was not kept, of each stream.
+    fn not_kept(&self) -> Counts {
+        let mut all = self.passed;
+        all.add(KIND_OUT, self.out.len() as u64);
+        all.add(KIND_ERR, self.err.len() as u64);
+        all
+    }
+
+    fn end(&self, kept: Mark, stream: Stream) -> u64 {
+        kept.of(stream) + self.not_kept().of(stream)
+    }
+
+    /// What is held for a reader who has all that is kept, and where he goes on. What the owner was given is let go.
+    fn take(&mut self, kept: Mark, wanted: &Wanted, is_owner: bool) -> Option<(Vec<u8>, u64)> {
+        let front = kept.of(wanted.stream) + self.passed.of(wanted.stream);
+        let end = self.end(kept, wanted.stream);
+        let at = wanted.offset.max(front);
+        if wanted.offset < kept.of(wanted.stream) || at > end || front == end {
+            return None;
+        }
+        let mut skip = (at - front) as usize;
+        let mut max = wanted.max.clamp(1, MOST_READ) as usize;
+        let mut bytes = Vec::new();
+        for kind in [KIND_OUT, KIND_ERR] {
+            if !wanted.stream.has(kind) {
+                continue;
+            }
+            let rest = self.rest(kind);
+            let from = skip.min(rest.len());
+            let to = from + max.min(rest.len() - from);
+            bytes.extend_from_slice(&rest[from..to]);
+            skip -= from;
+            max -= to - from;
+            if is_owner {
+                rest.drain(..to);
+                self.passed.add(kind, to as u64);
+            }
+        }
+        let next = at + bytes.len() as u64;
+        (!bytes.is_empty()).then_some((bytes, next))
+    }
+
+    fn give_up(&mut self) {
+        self.passed = self.not_kept();
+        (self.out, self.err) = Default::default();
+    }
+}
+
+impl Stream {
+    fn has(self, kind: u8) -> bool {
+        match self {
+            Stream::Out => kind == KIND_OUT,
+            Stream::Err => kind == KIND_ERR,
+            Stream::Both => true,
         }
     }
 }
@@ -240,7 +385,7 @@ impl Index {
 struct Log {
     file: File,
     index: Index,
-    dropped: u64,
+    not_kept: Counts,
 }
 
 impl Log {
@@ -249,7 +394,7 @@ impl Log {
         let mut flags = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         flags |= if create { OFlags::CREATE | OFlags::RDWR | OFlags::APPEND } else { OFlags::RDONLY };
         let file = File::from(rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))?);
-        let mut log = Log { file, index: Index::new(), dropped: 0 };
+        let mut log = Log { file, index: Index::new(), not_kept: Counts::default() };
         let len = log.file.metadata()?.len();
         if len > 0 {
             log.scan(len)?;
@@ -265,9 +410,9 @@ impl Log {
     fn scan(&mut self, len: u64) -> io::Result<()> {
         let mut window = Window::new();
         while let Some((kind, size)) = window.header(&self.file, self.index.end.at, len)? {
-            if kind == KIND_DROPPED && size == 8 {
-                let bytes = window.bytes(&self.file, self.index.end.at + HEADER as u64, 8)?;
-                self.dropped = bytes.try_into().map_or(0, u64::from_le_bytes);
+            if kind == KIND_DROPPED && size == 16 {
+                let bytes = window.bytes(&self.file, self.index.end.at + HEADER as u64, 16)?;
+                self.not_kept = Counts::from_bytes(bytes).unwrap_or_default();
             }
             self.index.push(kind, u64::from(size));
         }
@@ -411,16 +556,24 @@ impl Tail {
     }
 }
 
+/// A pipe that is read, or a terminal.
+struct Source {
+    number: u64,
+    fd: OwnedFd,
+    /// Epoll knows it. One that nobody may read from now would be reported for ever when it has been closed.
+    watched: bool,
+}
+
 /// An agent whose output is being read.
 struct Live {
     /// None when its file couldn't be opened.
     log: Option<Log>,
     limit_bytes: u64,
-    /// Bytes not kept.
-    dropped: u64,
+    owner: Option<Owner>,
+    beyond: Beyond,
     tail: Tail,
-    out: Option<(u64, OwnedFd)>,
-    err: Option<(u64, OwnedFd)>,
+    out: Option<Source>,
+    err: Option<Source>,
     waiting: Vec<Wanted>,
 }
 
@@ -429,17 +582,47 @@ impl Live {
         self.log.as_ref().map(|l| l.index.end).unwrap_or_default()
     }
 
-    fn source(&mut self, kind: u8) -> &mut Option<(u64, OwnedFd)> {
+    fn source(&mut self, kind: u8) -> &mut Option<Source> {
         if kind == KIND_ERR { &mut self.err } else { &mut self.out }
     }
 
-    /// Reads up to `most` bytes of a pipe.
-    fn take_in(&mut self, kind: u8, most: u64, space: &mut [u8]) -> (Took, Option<Errno>) {
+    /// How much more is kept.
+    fn room(&self) -> u64 {
+        self.limit_bytes.saturating_sub(self.end().of(Stream::Both))
+    }
+
+    /// What comes now goes from hand to hand, as fast as the owner takes it.
+    fn is_passing(&self) -> bool {
+        self.owner.is_some() && self.room() == 0
+    }
+
+    fn is_owner(&self, wanted: &Wanted) -> bool {
+        self.owner.is_some_and(|o| o.pid == wanted.pid)
+    }
+
+    /// The owner waits for more of this stream, and nothing is held for him.
+    fn is_asked(&self, kind: u8) -> bool {
+        let held = if kind == KIND_ERR { &self.beyond.err } else { &self.beyond.out };
+        let end = |stream| self.beyond.end(self.end(), stream);
+        held.is_empty()
+            && self
+                .waiting
+                .iter()
+                .any(|w| w.stream.has(kind) && self.is_owner(w) && w.offset <= end(w.stream))
+    }
+
+    /// Reads up to `most` bytes of a pipe. For an owner no more than is kept; with `all`, the rest is held for him.
+    fn take_in(&mut self, kind: u8, most: u64, all: bool, space: &mut [u8]) -> (Took, Option<Errno>) {
         let mut taken = 0;
         let mut failed = None;
         while taken < most {
-            let Some((_, fd)) = self.source(kind).as_ref() else { return (Took::End, failed) };
-            match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut space[HEADER..])) {
+            let bounded = self.owner.is_some() && !all;
+            let size = if bounded { READ_BYTES.min(self.room() as usize) } else { READ_BYTES };
+            if size == 0 {
+                break;
+            }
+            let Some(Source { fd, .. }) = self.source(kind).as_ref() else { return (Took::End, failed) };
+            match rustix::io::retry_on_intr(|| rustix::io::read(fd, &mut space[HEADER..HEADER + size])) {
                 Ok(0) => return (Took::End, failed),
                 Ok(n) => {
                     taken += n as u64;
@@ -456,50 +639,74 @@ impl Live {
     /// Keeps what the limit allows of the `n` bytes behind the header's place in `space`.
     fn keep(&mut self, kind: u8, space: &mut [u8], n: usize) -> Option<Errno> {
         self.tail.push(&space[HEADER..HEADER + n]);
-        let left = self.limit_bytes.saturating_sub(self.end().of(Stream::Both));
-        let fits = usize::try_from(left).unwrap_or(usize::MAX).min(n);
-        self.dropped += (n - fits) as u64;
-        if fits == 0 {
-            return None;
-        }
+        let fits = usize::try_from(self.room()).unwrap_or(usize::MAX).min(n);
         let outcome = match &mut self.log {
-            Some(log) => log.append(kind, space, fits),
-            None => {
-                self.dropped += fits as u64;
-                return None;
-            }
+            Some(log) if fits > 0 => log.append(kind, &mut space[..HEADER + n], fits),
+            _ => Ok(()),
         };
+        let kept = if outcome.is_ok() && self.log.is_some() { fits } else { 0 };
+        if self.owner.is_some() {
+            self.beyond.rest(kind).extend_from_slice(&space[HEADER + kept..HEADER + n]);
+        } else {
+            self.beyond.passed.add(kind, (n - kept) as u64);
+        }
         let failed = outcome.err()?;
-        self.dropped += fits as u64;
-        if self.log.as_ref().is_some_and(|log| !log.is_sound()) {
+        if self.owner.is_some() {
+            // What comes after it is handed on likewise: kept bytes never come after others.
+            self.limit_bytes = self.end().of(Stream::Both);
+        } else if self.log.as_ref().is_some_and(|log| !log.is_sound()) {
             // The torn bytes couldn't be taken back: nothing may follow them.
             self.limit_bytes = 0;
         }
         Some(failed)
     }
 
-    fn answer(&self, wanted: &Wanted, finished: bool) -> LogEvent {
-        let total = self.end().of(wanted.stream);
+    /// What is kept, for one who needn't wait for it.
+    fn answer(&self, wanted: &Wanted) -> LogEvent {
         let bytes = match &self.log {
             Some(log) => log.read(wanted.stream, wanted.offset, wanted.max),
             None => Ok(Vec::new()),
         };
-        answer(wanted, bytes, total, finished, self.dropped)
+        let dropped = self.beyond.not_kept().of(Stream::Both);
+        match bytes {
+            Ok(bytes) => {
+                let next = wanted.offset + bytes.len() as u64;
+                LogEvent::Read { ticket: wanted.ticket, next, eof: false, dropped, bytes }
+            }
+            Err(e) => unreadable(wanted, &e),
+        }
     }
 }
 
-fn answer(wanted: &Wanted, bytes: io::Result<Vec<u8>>, total: u64, finished: bool, dropped: u64) -> LogEvent {
-    let ticket = wanted.ticket;
-    match bytes {
-        Ok(bytes) => {
-            let next = wanted.offset + bytes.len() as u64;
-            LogEvent::Read { ticket, next, eof: finished && next >= total, dropped, bytes }
-        }
-        Err(e) => LogEvent::ReadFailed {
-            ticket,
-            message: format!("the log of {} can't be read: {e}", wanted.agent),
-        },
+/// From the output of an agent that has ended.
+fn last_answer(log: Option<&Log>, beyond: &mut Beyond, wanted: &Wanted, is_owner: bool) -> LogEvent {
+    let kept = log.map(|l| l.index.end).unwrap_or_default();
+    let end = beyond.end(kept, wanted.stream);
+    let mut next = wanted.offset;
+    let mut bytes = Vec::new();
+    if let Some(log) = log
+        && wanted.offset < kept.of(wanted.stream)
+    {
+        bytes = match log.read(wanted.stream, wanted.offset, wanted.max) {
+            Ok(bytes) => bytes,
+            Err(e) => return unreadable(wanted, &e),
+        };
+        next += bytes.len() as u64;
+    } else if let Some(held) = beyond.take(kept, wanted, is_owner) {
+        (bytes, next) = held;
     }
+    // Passing over the rest is an answer of its own: bytes are always the last before `next`.
+    let eof = next >= end || (bytes.is_empty() && next >= kept.of(wanted.stream));
+    if eof {
+        next = next.max(end);
+    }
+    let dropped = beyond.not_kept().of(Stream::Both);
+    LogEvent::Read { ticket: wanted.ticket, next, eof, dropped, bytes }
+}
+
+fn unreadable(wanted: &Wanted, e: &io::Error) -> LogEvent {
+    let message = format!("the log of {} can't be read: {e}", wanted.agent);
+    LogEvent::ReadFailed { ticket: wanted.ticket, message }
 }
 
 enum Took {
@@ -522,6 +729,8 @@ struct Keeper {
     next_source: u64,
     /// Logs of agents that are gone, the latest read last.
     past: VecDeque<(String, Log)>,
+    /// What agents that are gone have left for their owners, the latest last.
+    held: VecDeque<(String, Owner, Beyond)>,
     buffer: Vec<u8>,
     disk_failed: bool,
 }
@@ -558,13 +767,16 @@ impl Keeper {
         let _ = rustix::io::read(&self.wake, &mut count);
         for _ in 0..COMMANDS_PER_TURN {
             match self.inbox.try_recv() {
-                Ok(Command::Add { agent, out, err, limit_bytes }) => self.add(agent, out, err, limit_bytes),
+                Ok(Command::Add { agent, out, err, limit_bytes, owner }) => {
+                    self.add(agent, out, err, limit_bytes, owner);
+                }
                 Ok(Command::Read(wanted)) => self.read(wanted),
                 Ok(Command::Cancel { ticket }) => {
                     for live in self.live.values_mut() {
                         live.waiting.retain(|w| w.ticket != ticket);
                     }
                 }
+                Ok(Command::Gone { conn }) => self.gone(conn),
                 Ok(Command::Finish { agent }) => self.finish(&agent),
                 Ok(Command::Forget { agent }) => self.forget(&agent),
                 Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return false,
@@ -575,13 +787,21 @@ impl Keeper {
         true
     }
 
-    fn add(&mut self, agent: String, out: OwnedFd, err: Option<OwnedFd>, limit_bytes: u64) {
+    fn add(
+        &mut self,
+        agent: String,
+        out: OwnedFd,
+        err: Option<OwnedFd>,
+        limit_bytes: u64,
+        owner: Option<Owner>,
+    ) {
         if let Some(mut earlier) = self.live.remove(&agent) {
             self.close_source(&mut earlier, KIND_OUT);
             self.close_source(&mut earlier, KIND_ERR);
-            self.answer_all(&mut earlier, true);
+            self.answer_last(&mut earlier);
         }
         self.past.retain(|(name, _)| *name != agent);
+        self.held.retain(|(name, ..)| *name != agent);
         let log = match Log::open(&self.dir, &agent, true) {
             Ok(log) => Some(log),
             Err(e) => {
@@ -589,11 +809,13 @@ impl Keeper {
                 None
             }
         };
+        let passed = log.as_ref().map(|l| l.not_kept).unwrap_or_default();
         let mut live = Live {
-            dropped: log.as_ref().map_or(0, |l| l.dropped),
+            limit_bytes: if log.is_some() { limit_bytes } else { 0 },
+            owner,
+            beyond: Beyond { passed, ..Beyond::default() },
             tail: Tail { bytes: log.as_ref().map(last_words).unwrap_or_default() },
             log,
-            limit_bytes,
             out: None,
             err: None,
             waiting: Vec::new(),
@@ -602,19 +824,15 @@ impl Keeper {
             let Some(fd) = fd else { continue };
             let number = self.next_source;
             self.next_source += 1;
-            let registered = rustix::fs::fcntl_getfl(&fd)
-                .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK))
-                .and_then(|()| {
-                    let data = epoll::EventData::new_u64(number);
-                    epoll::add(&self.poll, &fd, data, epoll::EventFlags::IN)
-                });
-            match registered {
-                Ok(()) => {
-                    self.sources.insert(number, (agent.clone(), kind));
-                    *live.source(kind) = Some((number, fd));
-                }
-                Err(e) => eprintln!("clove: what {agent} prints can't be read: {e}"),
+            let nonblocking = rustix::fs::fcntl_getfl(&fd)
+                .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK));
+            if let Err(e) = nonblocking {
+                eprintln!("clove: what {agent} prints can't be read: {e}");
+                continue;
             }
+            self.sources.insert(number, (agent.clone(), kind));
+            *live.source(kind) = Some(Source { number, fd, watched: false });
+            self.watch(&mut live, kind, true);
         }
         self.live.insert(agent, live);
     }
@@ -623,16 +841,20 @@ impl Keeper {
         // It may have been closed by a command in the same turn.
         let Some((agent, kind)) = self.sources.get(&source).cloned() else { return };
         let Some(mut live) = self.live.remove(&agent) else { return };
-        let most = u64::from(READS_PER_TURN) * READ_BYTES as u64;
-        if let Took::End = self.take_in(&mut live, kind, most) {
-            self.close_source(&mut live, kind);
+        if !live.is_passing() {
+            if let Took::End = self.take_in(&mut live, kind, TURN_BYTES, false) {
+                self.close_source(&mut live, kind);
+            }
+            self.answer_kept(&mut live);
         }
-        self.answer_all(&mut live, false);
+        if live.is_passing() {
+            self.pass_on(&mut live);
+        }
         self.live.insert(agent, live);
     }
 
-    fn take_in(&mut self, live: &mut Live, kind: u8, most: u64) -> Took {
-        let (took, failed) = live.take_in(kind, most, &mut self.buffer);
+    fn take_in(&mut self, live: &mut Live, kind: u8, most: u64, all: bool) -> Took {
+        let (took, failed) = live.take_in(kind, most, all, &mut self.buffer);
         if let Some(e) = failed
             && !std::mem::replace(&mut self.disk_failed, true)
         {
@@ -644,49 +866,145 @@ impl Keeper {
         took
     }
 
-    fn close_source(&mut self, live: &mut Live, kind: u8) {
-        if let Some((number, fd)) = live.source(kind).take() {
-            self.sources.remove(&number);
-            // Closing is not enough when the launcher holds a duplicate (epoll(7), Q6).
-            let _ = epoll::delete(&self.poll, &fd);
+    /// From the pipes to the owner, if he waits; whoever else waits there gets it too.
+    fn pass_on(&mut self, live: &mut Live) {
+        for kind in [KIND_OUT, KIND_ERR] {
+            if live.is_asked(kind)
+                && let Took::End = self.take_in(live, kind, TURN_BYTES, true)
+            {
+                self.close_source(live, kind);
+            }
+        }
+        let kept = live.end();
+        // The owner last, as what he was given is let go.
+        let (owners, others): (Vec<Wanted>, Vec<Wanted>) =
+            std::mem::take(&mut live.waiting).into_iter().partition(|w| live.is_owner(w));
+        for w in others.into_iter().chain(owners) {
+            let is_owner = live.is_owner(&w);
+            let (bytes, next) = match live.beyond.take(kept, &w, is_owner) {
+                Some(taken) => taken,
+                None if w.follow => {
+                    live.waiting.push(w);
+                    continue;
+                }
+                None => (Vec::new(), w.offset),
+            };
+            let dropped = live.beyond.not_kept().of(Stream::Both);
+            (self.notify)(LogEvent::Read { ticket: w.ticket, bytes, next, eof: false, dropped });
+        }
+        for kind in [KIND_OUT, KIND_ERR] {
+            let wanted = live.is_asked(kind);
+            self.watch(live, kind, wanted);
         }
     }
 
-    fn answer_all(&self, live: &mut Live, finished: bool) {
+    fn watch(&mut self, live: &mut Live, kind: u8, wanted: bool) {
+        let Some(source) = live.source(kind).as_mut().filter(|s| s.watched != wanted) else { return };
+        source.watched = wanted;
+        if !wanted {
+            let _ = epoll::delete(&self.poll, &source.fd);
+            return;
+        }
+        let data = epoll::EventData::new_u64(source.number);
+        if let Err(e) = epoll::add(&self.poll, &source.fd, data, epoll::EventFlags::IN) {
+            eprintln!("clove: what an agent prints can't be read: {e}");
+            self.sources.remove(&source.number);
+            *live.source(kind) = None;
+        }
+    }
+
+    fn close_source(&mut self, live: &mut Live, kind: u8) {
+        // Closing is not enough when the launcher holds a duplicate (epoll(7), Q6).
+        self.watch(live, kind, false);
+        if let Some(source) = live.source(kind).take() {
+            self.sources.remove(&source.number);
+        }
+    }
+
+    /// Those that needn't wait any longer.
+    fn answer_kept(&self, live: &mut Live) {
         if live.waiting.is_empty() {
             return;
         }
         let end = live.end();
-        let (now, later): (Vec<Wanted>, Vec<Wanted>) = std::mem::take(&mut live.waiting)
-            .into_iter()
-            .partition(|w| finished || end.of(w.stream) > w.offset);
+        let (now, later): (Vec<Wanted>, Vec<Wanted>) =
+            std::mem::take(&mut live.waiting).into_iter().partition(|w| end.of(w.stream) > w.offset);
         live.waiting = later;
         for wanted in &now {
-            (self.notify)(live.answer(wanted, finished));
+            (self.notify)(live.answer(wanted));
+        }
+    }
+
+    /// All that wait, at the agent's end.
+    fn answer_last(&self, live: &mut Live) {
+        let (owners, others): (Vec<Wanted>, Vec<Wanted>) =
+            std::mem::take(&mut live.waiting).into_iter().partition(|w| live.is_owner(w));
+        for w in others.iter().chain(&owners) {
+            let is_owner = live.is_owner(w);
+            (self.notify)(last_answer(live.log.as_ref(), &mut live.beyond, w, is_owner));
         }
     }
 
     fn read(&mut self, wanted: Wanted) {
-        if let Some(live) = self.live.get_mut(&wanted.agent) {
-            if wanted.follow && live.end().of(wanted.stream) <= wanted.offset {
-                live.waiting.push(wanted);
+        if let Some((agent, mut live)) = self.live.remove_entry(&wanted.agent) {
+            let passing = live.is_passing();
+            if live.end().of(wanted.stream) > wanted.offset || (!wanted.follow && !passing) {
+                (self.notify)(live.answer(&wanted));
             } else {
-                (self.notify)(live.answer(&wanted, false));
+                live.waiting.push(wanted);
+                if passing {
+                    self.pass_on(&mut live);
+                }
             }
+            self.live.insert(agent, live);
             return;
         }
-        let event = match self.past_log(&wanted.agent) {
-            Ok(log) => {
-                let bytes = log.read(wanted.stream, wanted.offset, wanted.max);
-                answer(&wanted, bytes, log.index.end.of(wanted.stream), true, log.dropped)
+        let held = self.held.iter().position(|(name, ..)| *name == wanted.agent);
+        let mut held = held.and_then(|at| self.held.remove(at));
+        let event = match (self.past_log(&wanted.agent), &mut held) {
+            (log, Some((_, owner, beyond))) => {
+                last_answer(log.ok(), beyond, &wanted, owner.pid == wanted.pid)
             }
-            Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
+            (Ok(log), None) => {
+                let mut beyond = Beyond { passed: log.not_kept, ..Beyond::default() };
+                last_answer(Some(log), &mut beyond, &wanted, false)
+            }
+            (Err(e), None) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidInput) => {
                 let message = format!("no output of {} is kept here", wanted.agent.escape_debug());
                 LogEvent::ReadFailed { ticket: wanted.ticket, message }
             }
-            Err(e) => answer(&wanted, Err(e), 0, true, 0),
+            (Err(e), None) => unreadable(&wanted, &e),
         };
         (self.notify)(event);
+        if let Some((agent, owner, beyond)) = held {
+            self.hold(agent, owner, beyond);
+        }
+    }
+
+    fn hold(&mut self, agent: String, owner: Owner, beyond: Beyond) {
+        if beyond.held(Stream::Both) == 0 {
+            return;
+        }
+        self.held.push_back((agent, owner, beyond));
+        let mut all: u64 = self.held.iter().map(|(.., b)| b.held(Stream::Both)).sum();
+        while all > HELD_MOST as u64 {
+            all -= self.held.pop_front().map_or(all, |(.., b)| b.held(Stream::Both));
+        }
+    }
+
+    fn gone(&mut self, conn: u64) {
+        self.held.retain(|(_, owner, _)| owner.conn != conn);
+        let its = |live: &Live| live.owner.is_some_and(|o| o.conn == conn);
+        let agents: Vec<String> =
+            self.live.iter().filter(|(_, l)| its(l)).map(|(name, _)| name.clone()).collect();
+        for agent in agents {
+            let Some(mut live) = self.live.remove(&agent) else { continue };
+            live.owner = None;
+            live.beyond.give_up();
+            self.watch(&mut live, KIND_OUT, true);
+            self.watch(&mut live, KIND_ERR, true);
+            self.live.insert(agent, live);
+        }
     }
 
     fn past_log(&mut self, agent: &str) -> io::Result<&Log> {
@@ -708,7 +1026,7 @@ impl Keeper {
     fn finish(&mut self, agent: &str) {
         let Some(mut live) = self.live.remove(agent) else {
             let (tail, dropped) = match self.past_log(agent) {
-                Ok(log) => (Tail { bytes: last_words(log) }.text(), log.dropped),
+                Ok(log) => (Tail { bytes: last_words(log) }.text(), log.not_kept.of(Stream::Both)),
                 Err(_) => Default::default(),
             };
             (self.notify)(LogEvent::Finished { agent: agent.to_owned(), tail, dropped });
@@ -719,22 +1037,25 @@ impl Keeper {
             let size = live
                 .source(kind)
                 .as_ref()
-                .map_or(0, |(_, fd)| rustix::pipe::fcntl_getpipe_size(fd.as_fd()).unwrap_or(1 << 20));
-            self.take_in(&mut live, kind, size as u64);
+                .map_or(0, |s| rustix::pipe::fcntl_getpipe_size(s.fd.as_fd()).unwrap_or(1 << 20));
+            self.take_in(&mut live, kind, size as u64, true);
             self.close_source(&mut live, kind);
         }
-        let dropped = live.dropped;
+        let not_kept = live.beyond.not_kept();
         if let Some(log) = &mut live.log
-            && dropped != log.dropped
+            && not_kept != log.not_kept
             && log.is_sound()
         {
-            self.buffer[HEADER..HEADER + 8].copy_from_slice(&dropped.to_le_bytes());
+            self.buffer[HEADER..HEADER + 16].copy_from_slice(&not_kept.to_bytes());
             // When it fails, the count is missing after a restart of the kernel, and nothing else.
-            let _ = log.append(KIND_DROPPED, &mut self.buffer, 8);
-            log.dropped = dropped;
+            let _ = log.append(KIND_DROPPED, &mut self.buffer, 16);
+            log.not_kept = not_kept;
         }
-        self.answer_all(&mut live, true);
-        let tail = live.tail.text();
+        self.answer_last(&mut live);
+        if let Some(owner) = live.owner {
+            self.hold(agent.to_owned(), owner, live.beyond);
+        }
+        let (tail, dropped) = (live.tail.text(), not_kept.of(Stream::Both));
         if let Some(log) = live.log {
             if self.past.len() >= PAST_KEPT {
                 self.past.pop_front();
@@ -748,9 +1069,10 @@ impl Keeper {
         if let Some(mut live) = self.live.remove(agent) {
             self.close_source(&mut live, KIND_OUT);
             self.close_source(&mut live, KIND_ERR);
-            self.answer_all(&mut live, true);
+            self.answer_last(&mut live);
         }
         self.past.retain(|(name, _)| name != agent);
+        self.held.retain(|(name, ..)| name != agent);
         let Some(path) = log_path(&self.dir, agent) else { return };
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
@@ -798,12 +1120,16 @@ mod tests {
             self.events.recv_timeout(Duration::from_secs(20)).expect("an event")
         }
 
+        fn ask(&self, ticket: u64, agent: &str, stream: Stream, offset: u64, max: u32, follow: bool) {
+            self.keeper.read(Wanted { ticket, agent: agent.into(), stream, offset, max, follow, pid: 0 });
+        }
+
         fn silent(&self) -> bool {
             self.events.recv_timeout(Duration::from_millis(100)).is_err()
         }
 
         fn read(&self, stream: Stream, offset: u64, max: u32) -> (Vec<u8>, u64, bool, u64) {
-            self.keeper.read(9, "a1.1", stream, offset, max, false);
+            self.ask(9, "a1.1", stream, offset, max, false);
             match self.event() {
                 LogEvent::Read { ticket: 9, bytes, next, eof, dropped } => (bytes, next, eof, dropped),
                 other => panic!("{other:?}"),
@@ -820,7 +1146,7 @@ mod tests {
 
         fn write_and_wait(&self, w: &mut File, stream: Stream, offset: u64, bytes: &[u8]) {
             w.write_all(bytes).expect("write");
-            self.keeper.read(1, "a1.1", stream, offset + bytes.len() as u64 - 1, 1, true);
+            self.ask(1, "a1.1", stream, offset + bytes.len() as u64 - 1, 1, true);
             assert!(matches!(self.event(), LogEvent::Read { ticket: 1, .. }));
         }
     }
@@ -829,7 +1155,7 @@ mod tests {
     fn streams_are_kept_apart_and_together() {
         let p = place();
         let ((out, mut to_out), (err, mut to_err)) = (pipe(), pipe());
-        p.keeper.add("a1.1", out, Some(err), 1000);
+        p.keeper.add("a1.1", out, Some(err), 1000, None);
         p.write_and_wait(&mut to_out, Stream::Out, 0, b"one ");
         p.write_and_wait(&mut to_err, Stream::Err, 0, b"ERR ");
         p.write_and_wait(&mut to_out, Stream::Out, 4, b"two ");
@@ -851,10 +1177,10 @@ mod tests {
     fn following() {
         let p = place();
         let (out, mut to_out) = pipe();
-        p.keeper.add("a1.1", out, None, 1000);
-        p.keeper.read(1, "a1.1", Stream::Both, 0, 100, true);
-        p.keeper.read(2, "a1.1", Stream::Both, 0, 100, true);
-        p.keeper.read(3, "a1.1", Stream::Err, 0, 100, true);
+        p.keeper.add("a1.1", out, None, 1000, None);
+        p.ask(1, "a1.1", Stream::Both, 0, 100, true);
+        p.ask(2, "a1.1", Stream::Both, 0, 100, true);
+        p.ask(3, "a1.1", Stream::Err, 0, 100, true);
         p.keeper.cancel(2);
         assert!(p.silent());
         to_out.write_all(b"line\n").expect("write");
@@ -862,7 +1188,7 @@ mod tests {
             p.event(),
             LogEvent::Read { ticket: 1, bytes: b"line\n".to_vec(), next: 5, eof: false, dropped: 0 }
         );
-        p.keeper.read(4, "a1.1", Stream::Both, 5, 100, true);
+        p.ask(4, "a1.1", Stream::Both, 5, 100, true);
         // The end of the stream isn't the end of the agent.
         drop(to_out);
         assert!(p.silent());
@@ -872,7 +1198,7 @@ mod tests {
             assert_eq!((t, bytes, eof), (ticket, Vec::new(), true));
         }
         assert!(matches!(p.event(), LogEvent::Finished { tail, .. } if tail == "line\n"));
-        p.keeper.read(5, "a1.1", Stream::Both, 5, 100, true);
+        p.ask(5, "a1.1", Stream::Both, 5, 100, true);
         assert!(matches!(p.event(), LogEvent::Read { ticket: 5, eof: true, .. }));
     }
 
@@ -881,8 +1207,8 @@ mod tests {
         let p = place();
         let (out, mut to_out) = pipe();
         let (quiet, mut to_quiet) = pipe();
-        p.keeper.add("a1.1", out, None, 10_000);
-        p.keeper.add("a2.1", quiet, None, 10_000);
+        p.keeper.add("a1.1", out, None, 10_000, None);
+        p.keeper.add("a2.1", quiet, None, 10_000, None);
         let flood = std::thread::spawn(move || {
             let block = vec![b'x'; 1 << 20];
             for _ in 0..300 {
@@ -893,23 +1219,296 @@ mod tests {
         });
         let began = Instant::now();
         to_quiet.write_all(b"here").expect("write");
-        p.keeper.read(1, "a2.1", Stream::Both, 0, 10, true);
+        p.ask(1, "a2.1", Stream::Both, 0, 10, true);
         assert!(matches!(p.event(), LogEvent::Read { ticket: 1, .. }));
         assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
         flood.join().expect("flooded");
         let (tail, dropped) = p.finish();
         assert_eq!(dropped, (300 << 20) + 11 - 10_000);
         assert!(tail.ends_with("\nlast words") && tail.len() <= TAIL_BYTES);
-        assert_eq!(p.read(Stream::Both, 0, u32::MAX), (vec![b'x'; 10_000], 10_000, true, dropped));
+        assert_eq!(p.read(Stream::Both, 0, u32::MAX), (vec![b'x'; 10_000], 10_000, false, dropped));
+        assert_eq!(p.read(Stream::Out, 10_000, 1), (Vec::new(), 10_000 + dropped, true, dropped));
         let file = p.dir.path().join("logs/a1.1.log");
         assert!(std::fs::metadata(file).expect("stat").len() < 11_000);
+    }
+
+    const OWNER: Owner = Owner { conn: 5, pid: 50 };
+    /// Of the agent and of the other one.
+    const OUT: u64 = 1;
+    const ERR: u64 = 2;
+
+    /// A byte of a stream that is nowhere the same.
+    fn byte(n: u64) -> u8 {
+        (n ^ (n >> 8) ^ (n >> 17)) as u8
+    }
+
+    /// Writes `bytes` and tells how far it is; the end may be refused.
+    fn writer(
+        mut to: File,
+        bytes: u64,
+    ) -> (Arc<std::sync::atomic::AtomicU64>, std::thread::JoinHandle<io::Result<()>>) {
+        let written = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        let told = Arc::clone(&written);
+        let thread = std::thread::spawn(move || {
+            let mut at = 0;
+            while at < bytes {
+                let block: Vec<u8> = (at..bytes.min(at + 10_007)).map(byte).collect();
+                to.write_all(&block)?;
+                at += block.len() as u64;
+                told.store(at, std::sync::atomic::Ordering::SeqCst);
+            }
+            Ok(())
+        });
+        (written, thread)
+    }
+
+    /// A reader that checks what it gets.
+    struct Follower {
+        ticket: u64,
+        stream: Stream,
+        pid: u32,
+        next: u64,
+        missed: u64,
+        eof: bool,
+    }
+
+    impl Follower {
+        fn new(ticket: u64, stream: Stream, pid: u32) -> Follower {
+            Follower { ticket, stream, pid, next: 0, missed: 0, eof: false }
+        }
+
+        fn ask(&self, p: &Place, max: u32) {
+            let &Follower { ticket, stream, pid, next: offset, .. } = self;
+            p.keeper.read(Wanted { ticket, agent: "a1.1".into(), stream, offset, max, follow: true, pid });
+        }
+
+        fn take(&mut self, e: LogEvent) -> usize {
+            let LogEvent::Read { ticket, bytes, next, eof, .. } = e else { panic!("{e:?}") };
+            assert_eq!(ticket, self.ticket);
+            if !bytes.is_empty() {
+                let at = next - bytes.len() as u64;
+                assert!(bytes.iter().zip(at..).all(|(b, n)| *b == byte(n)), "at {at}");
+            }
+            self.missed += next - self.next - bytes.len() as u64;
+            (self.next, self.eof) = (next, eof);
+            bytes.len()
+        }
+
+        fn to_the_end(&mut self, p: &Place, max: u32) {
+            while !self.eof {
+                self.ask(p, max);
+                self.take(p.event());
+            }
+        }
+    }
+
+    #[test]
+    fn an_attached_agent_waits_for_its_owner_who_gets_everything() {
+        const ALL: u64 = 3 << 20;
+        let p = place();
+        let (out, to_out) = pipe();
+        p.keeper.add("a1.1", out, None, 10_000, Some(OWNER));
+        let (written, thread) = writer(to_out, ALL);
+        let mut owner = Follower::new(OUT, Stream::Out, OWNER.pid);
+        for _ in 0..5 {
+            // Not even a step when nobody reads: only what is kept and what lies in the pipe and with the keeper.
+            std::thread::sleep(Duration::from_millis(50));
+            let ahead = written.load(std::sync::atomic::Ordering::SeqCst).saturating_sub(owner.next);
+            assert!(ahead <= 10_000 + 65_536 + TURN_BYTES, "{ahead}");
+            owner.ask(&p, 1000);
+            owner.take(p.event());
+        }
+        while owner.next < ALL {
+            owner.ask(&p, 1 << 20);
+            owner.take(p.event());
+        }
+        thread.join().expect("joined").expect("written");
+        let (_, dropped) = p.finish();
+        owner.to_the_end(&p, 1 << 20);
+        assert_eq!((owner.next, owner.missed, dropped), (ALL, 0, ALL - 10_000));
+        // Who comes late finds what is kept, and sees what isn't.
+        let mut late = Follower::new(9, Stream::Both, 7);
+        late.to_the_end(&p, 1 << 20);
+        assert_eq!((late.next, late.missed), (ALL, ALL - 10_000));
+        assert!(std::fs::metadata(p.dir.path().join("logs/a1.1.log")).expect("stat").len() < 11_000);
+    }
+
+    #[test]
+    fn both_streams_of_an_attached_agent_at_once() {
+        const ALL: u64 = 4 << 20;
+        let p = place();
+        let ((out, to_out), (err, to_err)) = (pipe(), pipe());
+        p.keeper.add("a1.1", out, Some(err), 100_000, Some(OWNER));
+        let (_, out_thread) = writer(to_out, ALL);
+        let (err_written, err_thread) = writer(to_err, ALL);
+        let mut followers =
+            [Follower::new(OUT, Stream::Out, OWNER.pid), Follower::new(ERR, Stream::Err, OWNER.pid)];
+        // One goes on without the other.
+        while followers[0].next < ALL {
+            followers[0].ask(&p, 1 << 20);
+            followers[0].take(p.event());
+        }
+        assert!(err_written.load(std::sync::atomic::Ordering::SeqCst) <= 100_000 + 65_536 + TURN_BYTES);
+        out_thread.join().expect("joined").expect("written");
+        followers[0].ask(&p, 1 << 20);
+        followers[1].ask(&p, 1 << 20);
+        while followers[1].next < ALL {
+            followers[1].take(p.event());
+            followers[1].ask(&p, 1 << 20);
+        }
+        err_thread.join().expect("joined").expect("written");
+        p.keeper.finish("a1.1");
+        for _ in 0..2 {
+            let e = p.event();
+            let at = usize::from(matches!(e, LogEvent::Read { ticket: ERR, .. }));
+            followers[at].take(e);
+        }
+        assert!(followers.iter().all(|f| f.eof && f.missed == 0 && f.next == ALL));
+        assert!(matches!(p.event(), LogEvent::Finished { dropped, .. } if dropped == 2 * ALL - 100_000));
+    }
+
+    #[test]
+    fn an_attached_agent_ends_while_it_waits() {
+        let p = place();
+        let ((out, to_out), (err, to_err)) = (pipe(), pipe());
+        p.keeper.add("a1.1", out, Some(err), 1000, Some(OWNER));
+        let (_, out_thread) = writer(to_out, 1 << 20);
+        let (_, err_thread) = writer(to_err, 1 << 20);
+        std::thread::sleep(Duration::from_millis(100));
+        let mut owner = Follower::new(OUT, Stream::Out, OWNER.pid);
+        let (tail, dropped) = p.finish();
+        assert!(!tail.is_empty());
+        assert!(out_thread.join().expect("joined").is_err() && err_thread.join().expect("joined").is_err());
+        // What lay in the pipes is still the owner's, in pieces and at any time; others don't take it from him.
+        let mut other = Follower::new(8, Stream::Out, 7);
+        other.to_the_end(&p, 1 << 20);
+        owner.to_the_end(&p, 5000);
+        assert_eq!((owner.missed, other.missed, other.next), (0, 0, owner.next));
+        let mut errors = Follower::new(ERR, Stream::Err, OWNER.pid);
+        errors.to_the_end(&p, 5000);
+        assert_eq!((errors.missed, owner.next + errors.next), (0, dropped + 1000));
+        assert!(owner.next > 60_000 && errors.next > 60_000);
+        // It was let go with that.
+        let mut late = Follower::new(9, Stream::Both, OWNER.pid);
+        late.ask(&p, 1000);
+        let LogEvent::Read { bytes, next: 1000, eof: false, .. } = p.event() else { panic!("not read") };
+        assert_eq!(bytes.len(), 1000);
+        late.next = 1000;
+        late.to_the_end(&p, 1000);
+        assert_eq!(late.missed, dropped);
+    }
+
+    #[test]
+    fn an_attached_agent_whose_owner_goes_is_as_any_other() {
+        let p = place();
+        let (out, to_out) = pipe();
+        p.keeper.add("a1.1", out, None, 1000, Some(OWNER));
+        let (written, thread) = writer(to_out, 1 << 20);
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(written.load(std::sync::atomic::Ordering::SeqCst) < 1 << 20);
+        p.keeper.gone(OWNER.conn + 1);
+        assert!(p.silent() && !thread.is_finished());
+        p.keeper.gone(OWNER.conn);
+        thread.join().expect("joined").expect("written");
+        assert_eq!(p.finish().1, (1 << 20) - 1000);
+        // And one that has left something.
+        let (out, to_out) = pipe();
+        p.keeper.forget("a1.1");
+        p.keeper.add("a1.1", out, None, 1000, Some(OWNER));
+        let (_, thread) = writer(to_out, 1 << 20);
+        std::thread::sleep(Duration::from_millis(100));
+        p.finish();
+        assert!(thread.join().expect("joined").is_err());
+        p.keeper.gone(OWNER.conn);
+        let mut owner = Follower::new(OUT, Stream::Out, OWNER.pid);
+        owner.to_the_end(&p, 1 << 20);
+        assert_eq!(owner.missed, owner.next - 1000);
+    }
+
+    #[test]
+    fn others_look_on_without_taking_anything_from_the_owner() {
+        let p = place();
+        let (out, to_out) = pipe();
+        p.keeper.add("a1.1", out, None, 1000, Some(OWNER));
+        let (written, thread) = writer(to_out, 1 << 20);
+        let mut other = Follower::new(8, Stream::Both, 7);
+        other.ask(&p, 1000);
+        other.take(p.event());
+        // All that is kept has been read; from here on only the owner moves it.
+        other.ask(&p, 1 << 20);
+        assert!(p.silent());
+        assert!(written.load(std::sync::atomic::Ordering::SeqCst) < 100_000);
+        let mut owner = Follower::new(OUT, Stream::Out, OWNER.pid);
+        owner.ask(&p, 1000);
+        owner.take(p.event());
+        owner.ask(&p, 1 << 20);
+        other.take(p.event());
+        owner.take(p.event());
+        assert_eq!((other.next, other.missed), (owner.next, 0));
+        // It doesn't look for a while: a gap, which it sees.
+        while owner.next < 500_000 {
+            owner.ask(&p, 1 << 20);
+            owner.take(p.event());
+        }
+        other.ask(&p, 10_000);
+        owner.ask(&p, 1 << 20);
+        other.take(p.event());
+        owner.take(p.event());
+        assert!(other.missed > 300_000 && other.next <= owner.next);
+        while owner.next < 1 << 20 {
+            owner.ask(&p, 1 << 20);
+            owner.take(p.event());
+        }
+        thread.join().expect("joined").expect("written");
+        // Without a wait, from the owner too.
+        let LogEvent::Read { bytes, eof: false, .. } = ({
+            let (ticket, stream, offset) = (OUT, Stream::Out, owner.next);
+            let agent = "a1.1".into();
+            p.keeper.read(Wanted { ticket, agent, stream, offset, max: 9, follow: false, pid: OWNER.pid });
+            p.event()
+        }) else {
+            panic!("not read")
+        };
+        assert_eq!((bytes.len(), owner.missed), (0, 0));
+        p.finish();
+    }
+
+    #[test]
+    fn what_is_held_for_owners_is_bounded() {
+        let p = place();
+        let piece = HELD_MOST / 10;
+        let mut all = 0;
+        let (tell, _) = mpsc::channel();
+        let (_, inbox) = mpsc::channel();
+        let mut keeper = Keeper {
+            dir: p.dir.path().into(),
+            poll: epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll"),
+            wake: eventfd(0, EventfdFlags::CLOEXEC).expect("eventfd"),
+            inbox,
+            notify: Box::new(move |e| drop(tell.send(e))),
+            live: HashMap::new(),
+            sources: HashMap::new(),
+            next_source: 1,
+            past: VecDeque::new(),
+            held: VecDeque::new(),
+            buffer: Vec::new(),
+            disk_failed: false,
+        };
+        for n in 0..30 {
+            let beyond = Beyond { out: vec![0; piece], ..Beyond::default() };
+            keeper.hold(format!("a{n}.1"), OWNER, beyond);
+            all = keeper.held.iter().map(|(.., b)| b.out.len()).sum();
+            assert!(all <= HELD_MOST);
+        }
+        assert!(all > HELD_MOST - 2 * piece);
+        assert_eq!(keeper.held.back().map(|(name, ..)| name.as_str()), Some("a29.1"));
     }
 
     #[test]
     fn a_restart_reads_and_continues_in_spite_of_a_torn_chunk() {
         let p = place();
         let (out, mut to_out) = pipe();
-        p.keeper.add("a1.1", out, None, 8);
+        p.keeper.add("a1.1", out, None, 8, None);
         p.write_and_wait(&mut to_out, Stream::Out, 0, b"before");
         to_out.write_all(b" and too much").expect("write");
         assert_eq!(p.finish().1, 11);
@@ -919,15 +1518,16 @@ mod tests {
         let mut file = File::options().append(true).open(&path).expect("open");
         file.write_all(&[1, 200, 0, 0, 0, b't', b'o', b'r', b'n']).expect("write");
         let p = on(dir);
-        assert_eq!(p.read(Stream::Both, 0, 100), (b"before a".to_vec(), 8, true, 11));
+        assert_eq!(p.read(Stream::Both, 0, 100), (b"before a".to_vec(), 8, false, 11));
+        assert_eq!(p.read(Stream::Both, 8, 100), (Vec::new(), 19, true, 11));
         assert_eq!(p.finish(), ("before a".to_owned(), 11));
         let (out, mut to_out) = pipe();
-        p.keeper.add("a1.1", out, None, 100);
+        p.keeper.add("a1.1", out, None, 100, None);
         p.write_and_wait(&mut to_out, Stream::Out, 8, b" after");
         assert_eq!(p.finish(), ("before a after".to_owned(), 11));
-        assert_eq!(p.read(Stream::Both, 0, 100), (b"before a after".to_vec(), 14, true, 11));
+        assert_eq!(p.read(Stream::Both, 0, 100), (b"before a after".to_vec(), 14, false, 11));
         p.keeper.forget("a1.1");
-        p.keeper.read(7, "a1.1", Stream::Both, 0, 1, true);
+        p.ask(7, "a1.1", Stream::Both, 0, 1, true);
         assert!(matches!(p.event(), LogEvent::ReadFailed { ticket: 7, .. }));
         assert!(!path.exists());
     }
@@ -936,7 +1536,7 @@ mod tests {
     fn someone_holds_the_other_end_and_writes_on() {
         let p = place();
         let (out, mut to_out) = pipe();
-        p.keeper.add("a1.1", out, None, 1 << 30);
+        p.keeper.add("a1.1", out, None, 1 << 30, None);
         let writer = std::thread::spawn(move || while to_out.write_all(&[b'y'; 4096]).is_ok() {});
         std::thread::sleep(Duration::from_millis(50));
         p.finish();
@@ -952,10 +1552,10 @@ mod tests {
         rustix::pty::unlockpt(&master).expect("unlock");
         let name = rustix::pty::ptsname(&master, Vec::new()).expect("name");
         let slave = rustix::fs::open(name, OFlags::RDWR | OFlags::NOCTTY, Mode::empty()).expect("slave");
-        p.keeper.add("a1.1", master, None, 1000);
+        p.keeper.add("a1.1", master, None, 1000, None);
         let mut slave = File::from(slave);
         slave.write_all(b"hello\n").expect("write");
-        p.keeper.read(1, "a1.1", Stream::Both, 0, 100, true);
+        p.ask(1, "a1.1", Stream::Both, 0, 100, true);
         assert!(matches!(p.event(), LogEvent::Read { bytes, .. } if bytes == b"hello\r\n"));
         drop(slave);
         assert_eq!(p.finish().0, "hello\r\n");
@@ -966,11 +1566,11 @@ mod tests {
         let p = place();
         for name in ["../../etc/passwd", "a1", "a1.1/x", "", "b1.1", "a.1", "a1.", "a1.1.1"] {
             let (out, mut to_out) = pipe();
-            p.keeper.add(name, out, None, 100);
+            p.keeper.add(name, out, None, 100, None);
             to_out.write_all(b"x").expect("write");
             p.keeper.finish(name);
             assert!(matches!(p.event(), LogEvent::Finished { dropped: 1, .. }));
-            p.keeper.read(1, name, Stream::Both, 0, 1, false);
+            p.ask(1, name, Stream::Both, 0, 1, false);
             assert!(matches!(p.event(), LogEvent::ReadFailed { .. }));
             p.keeper.forget(name);
         }
@@ -984,10 +1584,11 @@ mod tests {
             log: Some(Log {
                 file: File::options().write(true).open("/dev/full").expect("open"),
                 index: Index::new(),
-                dropped: 0,
+                not_kept: Counts::default(),
             }),
             limit_bytes: 100,
-            dropped: 0,
+            owner: None,
+            beyond: Beyond::default(),
             tail: Tail::default(),
             out: None,
             err: None,
@@ -995,7 +1596,11 @@ mod tests {
         };
         let mut space = *b".....abc";
         assert_eq!(live.keep(KIND_OUT, &mut space, 3), Some(Errno::NOSPC));
-        assert_eq!((live.dropped, live.end()), (3, Mark::default()));
+        assert_eq!((live.beyond.passed, live.end()), (Counts { out: 3, err: 0 }, Mark::default()));
+        // An owner gets it all the same, and all that follows.
+        live.owner = Some(Owner { conn: 1, pid: 1 });
+        assert_eq!(live.keep(KIND_OUT, &mut space, 3), Some(Errno::NOSPC));
+        assert_eq!((live.beyond.out.as_slice(), live.is_passing()), (b"abc".as_slice(), true));
     }
 
     #[test]

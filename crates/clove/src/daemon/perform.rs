@@ -1,11 +1,12 @@
 //! Carries out the core's effects.
 
 use super::blobs;
+use super::connection::Who;
 use super::harvest;
 use super::shell::Shell;
 use clove_abi::calls::*;
 use clove_abi::error::{ErrorCode, SysError};
-use clove_abi::ids::{RunId, TaskIndex};
+use clove_abi::ids::{AgentId, ConnId, RunId, TaskIndex};
 use clove_abi::run::RunState;
 use clove_kernel::core::json;
 use clove_kernel::effect::{LogStream, ReplyTo};
@@ -35,7 +36,15 @@ impl Shell {
                     LogStream::Both => super::logs::Stream::Both,
                 };
                 let ended = self.core.state.agent(agent).is_none_or(|a| a.state == AgentState::Ended);
-                self.logs.read(ticket, &agent.to_string(), stream, offset, max, follow && !ended);
+                self.logs.read(super::logs::Wanted {
+                    ticket,
+                    agent: agent.to_string(),
+                    stream,
+                    offset,
+                    max,
+                    follow: follow && !ended,
+                    pid: self.operator_pid(to.conn),
+                });
             }
             Effect::WriteStdin { to, agent, tail_key, eof } => {
                 let bytes = self.tails.remove(&tail_key).unwrap_or_default();
@@ -92,6 +101,21 @@ impl Shell {
             }
             Effect::RunEnded { run } => self.run_ended(run),
             Effect::Stop => self.stop(),
+        }
+    }
+
+    /// The process that an agent is attached to: it is to get all of the output, also what isn't kept.
+    pub fn log_owner(&self, id: AgentId) -> Option<super::logs::Owner> {
+        let conn = self.core.state.agent(id)?.attached?;
+        self.connections
+            .contains_key(&conn)
+            .then(|| super::logs::Owner { conn: conn.0, pid: self.operator_pid(conn) })
+    }
+
+    fn operator_pid(&self, conn: ConnId) -> u32 {
+        match self.connections.get(&conn).map(|c| &c.who) {
+            Some(Who::Operator { pid, .. }) => *pid,
+            _ => 0,
         }
     }
 

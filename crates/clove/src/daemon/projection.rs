@@ -20,7 +20,7 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -60,7 +60,6 @@ struct Shared {
     durable: AtomicU64,
     /// Bytes of the records whose rows wait, here or there.
     queued: AtomicUsize,
-    leaving: AtomicBool,
 }
 
 enum Message {
@@ -91,7 +90,6 @@ impl Projection {
         let shared = Arc::new(Shared {
             durable: AtomicU64::new(journal.durable_head().seq),
             queued: AtomicUsize::new(0),
-            leaving: AtomicBool::new(false),
         });
         let (line, inbox) = mpsc::sync_channel(QUEUE_GROUPS);
         let (ending, done) = mpsc::channel();
@@ -159,10 +157,10 @@ impl Projection {
         }
     }
 
-    /// The loop has ended, everything is flushed: the thread gets a moment for the last records.
+    /// The loop has ended, everything is flushed: the thread gets a moment for the last records. What it doesn't manage
+    /// is for the next start.
     pub fn close(&mut self) {
         let Some(line) = self.line.take() else { return };
-        self.shared.leaving.store(true, Ordering::SeqCst);
         let _ = line.try_send(Message::Leave(self.waiting.drain(..).collect()));
         drop(line);
         let _ = self.done.recv_timeout(CLOSING);
@@ -506,7 +504,6 @@ impl Keeper {
             let next = self.retry_at.unwrap_or(self.trim_at).saturating_duration_since(now);
             let wait = if behind && self.retry_at.is_none() { next.min(PATIENCE) } else { next };
             let done = match inbox.recv_timeout(wait) {
-                _ if self.shared.leaving.load(Ordering::SeqCst) && self.retry_at.is_some() => return,
                 Ok(Message::Durable(entries)) => self.take(entries, inbox),
                 Ok(Message::Leave(entries)) => return self.leave(entries),
                 Err(mpsc::RecvTimeoutError::Disconnected) => return,
@@ -696,9 +693,6 @@ impl Keeper {
         let mut reader = Reader::open(&self.journal_dir, from + 1, until).map_err(|e| journal(&e))?;
         let mut batch = Batch::default();
         while let Some(r) = reader.next_view().map_err(|e| journal(&e))? {
-            if self.shared.leaving.load(Ordering::Relaxed) {
-                return Err(Trouble::Leaving);
-            }
             let OutcomeRecord { changes } =
                 serde_json::from_slice::<OutcomeRecord<Vec<Change>>>(r.outcome).map_err(|e| journal(&e))?;
             changes.iter().for_each(|c| state.apply(c));
@@ -732,5 +726,284 @@ impl Batch {
 
     fn last(&self) -> Option<u64> {
         self.records.last().map(|r| r.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::book;
+    use super::*;
+    use clove_abi::calls::{RunClose, RunPush, RunSubmit};
+    use clove_abi::ids::ConnId;
+    use clove_abi::table::Call;
+    use clove_kernel::{Core, Event, Peer, Tail};
+    use serde_json::json;
+
+    /// A kernel without agents: they end as their task's index tells.
+    struct House {
+        folder: tempfile::TempDir,
+        journal: Journal,
+        core: Core,
+        ms: u64,
+    }
+
+    impl House {
+        /// Opens the journal, with small segments that are pruned as soon as two checkpoints allow it.
+        fn open(folder: tempfile::TempDir) -> House {
+            let dir = folder.path().join("journal");
+            let options =
+                clove_journal::Options { segment_bytes: 8 << 10, size_cap_bytes: 0, ..Default::default() };
+            let (journal, recovered) = Journal::open(&dir, options).expect("journal");
+            let mut core = Core::default();
+            if let Some(c) = recovered.checkpoint {
+                core = Core::new(State::from_checkpoint(&c.bytes).expect("checkpoint"));
+            }
+            for r in recovered.records {
+                let o: OutcomeRecord<Vec<Change>> =
+                    serde_json::from_slice(&r.expect("record").outcome).expect("outcome");
+                core.recover(&o.changes);
+            }
+            House { folder, journal, core, ms: 1 }
+        }
+
+        fn reopen(self) -> House {
+            let House { folder, journal, .. } = self;
+            drop(journal);
+            House::open(folder)
+        }
+
+        fn start(&self) -> Projection {
+            Projection::start(self.folder.path(), &self.journal).expect("thread")
+        }
+
+        fn handle(&mut self, p: Option<&mut Projection>, event: Event) {
+            self.ms += 1;
+            let input = Input { wall_ms: 1_700_000_000_000 + self.ms, mono_ms: self.ms, event };
+            let outcome = self.core.handle(&input);
+            let refused = outcome.effects.iter().find(|e| matches!(e, clove_kernel::Effect::Fail { .. }));
+            assert!(refused.is_none(), "{refused:?}");
+            let a = book::append(&mut self.journal, &input, 0, &outcome.changes).expect("append");
+            self.journal.flush().expect("flush");
+            if let Some(p) = p {
+                let seq = a.seq;
+                p.record(&input, a, outcome.changes, &self.core.state);
+                self.journal.sync_handle().sync_to(seq).expect("sync");
+                p.synced(seq);
+            }
+        }
+
+        fn call(&mut self, p: Option<&mut Projection>, call: Call) {
+            let peer = Peer::Operator { uid: 0, pid: 7, command: "test".into() };
+            let event = Event::Call { conn: ConnId(1), correlation: 1, peer, call, tail: Tail::default() };
+            self.handle(p, event);
+        }
+
+        fn boot(&mut self, p: Option<&mut Projection>, cpus: u32) {
+            let defaults = State::default().defaults;
+            self.handle(p, Event::Boot { capacity_bytes: 1 << 30, cpus, defaults });
+        }
+
+        /// Lets every agent become ready and end until none is left; odd tasks end badly.
+        fn work(&mut self, mut p: Option<&mut Projection>) {
+            loop {
+                let live = self.core.state.live().next().cloned();
+                let Some(a) = live else { return };
+                let ready = Event::Ready {
+                    agent: a.id,
+                    pid: 9,
+                    missing_walls: Vec::new(),
+                    missing_limits: Vec::new(),
+                };
+                self.handle(p.as_deref_mut(), ready);
+                let odd = a.task.is_some_and(|t| t % 2 == 1);
+                let exited = Event::Exited {
+                    agent: a.id,
+                    status: clove_kernel::input::ExitStatus::Code(i32::from(odd)),
+                    usage: Default::default(),
+                    output_tail: "last words".into(),
+                    output_dropped: 0,
+                    result: Some(json!({"v": 0.1})),
+                    result_error: None,
+                };
+                self.handle(p.as_deref_mut(), exited);
+            }
+        }
+
+        /// A sweep, and an executor session whose owner takes results in.
+        fn story(&mut self, mut p: Option<&mut Projection>) {
+            let submit = |kind: &str, n: u32| {
+                let tasks: Vec<_> = (0..n).map(|n| json!({"name": "", "config": {"n": n}})).collect();
+                let spec = json!({"kind": kind, "name": kind, "program": {"cold": {"argv": ["/x"]}},
+                    "retry": {"failures": 0}, "limits": {"memory_bytes": 8 << 20}, "attached": false});
+                let call: RunSubmit =
+                    serde_json::from_value(json!({"spec": spec, "tasks": tasks})).expect("submit");
+                Call::RunSubmit(call)
+            };
+            self.call(p.as_deref_mut(), submit("sweep", 5));
+            self.work(p.as_deref_mut());
+            self.call(p.as_deref_mut(), submit("executor", 0));
+            let run = *self.core.state.runs.keys().last().expect("run");
+            for _ in 0..3 {
+                let collected = self.core.state.runs[&run].version;
+                let tasks: Vec<_> = (0..3).map(|n| json!({"name": "", "config": n})).collect();
+                let push: RunPush =
+                    serde_json::from_value(json!({"run": run, "tasks": tasks, "collected": collected}))
+                        .expect("push");
+                self.call(p.as_deref_mut(), Call::RunPush(push));
+                self.work(p.as_deref_mut());
+            }
+            let close: RunClose = serde_json::from_value(json!({"run": run})).expect("close");
+            self.call(p, Call::RunClose(close));
+        }
+
+        fn checkpoint(&mut self) {
+            let mark = self.journal.checkpoint_mark();
+            self.journal.checkpoints().write(&mark, &self.core.state.to_checkpoint()).expect("checkpoint");
+            self.journal.checkpoints().prune(mark.seq).expect("prune");
+        }
+
+        /// What the store says once it has everything.
+        fn told(&self) -> Vec<String> {
+            let path = self.folder.path().join("state.db");
+            let (mut store, applied) = Store::open(&path).expect("store");
+            assert_eq!(applied.0, self.journal.head().seq, "it isn't up to date");
+            let mut all = vec![format!("{:?}", store.runs().expect("runs"))];
+            for run in self.core.state.runs.keys() {
+                all.push(format!("{:?}", store.run_rows(*run).expect("rows")));
+            }
+            let doubt =
+                store.follow(&journal_name(&self.folder.path().join("journal")).expect("name"), u64::MAX);
+            assert_eq!(doubt.expect("follow"), applied);
+            all
+        }
+
+        /// As others see it, while the thread writes.
+        fn applied(&self) -> rusqlite::Result<u64> {
+            let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+            let db = rusqlite::Connection::open_with_flags(self.folder.path().join("state.db"), flags)?;
+            db.query_row("SELECT applied_seq FROM projection", [], |r| r.get::<_, i64>(0))
+                .map(i64::unsigned_abs)
+        }
+
+        fn audited(&self) -> Vec<AuditRow> {
+            let (store, _) = Store::open(&self.folder.path().join("state.db")).expect("store");
+            store.audit(0, 10_000).expect("audit")
+        }
+
+        fn delete(&self) {
+            for suffix in ["", "-wal", "-shm"] {
+                let _ = std::fs::remove_file(self.folder.path().join(format!("state.db{suffix}")));
+            }
+        }
+
+        fn is_whole(&self) -> bool {
+            Reader::open(&self.folder.path().join("journal"), 1, 1).is_ok()
+        }
+    }
+
+    fn settled(p: &mut Projection, house: &House) -> Vec<String> {
+        // `close` waits for the thread, which takes what it lacks from the journal.
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let has = house.applied().unwrap_or(0);
+            if has == house.journal.head().seq {
+                break;
+            }
+            assert!(Instant::now() < until, "it stays at {has} of {}", house.journal.head().seq);
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        p.close();
+        house.told()
+    }
+
+    #[test]
+    fn live_rows_a_replay_and_a_whole_state_say_the_same() {
+        let mut house = House::open(tempfile::tempdir().expect("tempdir"));
+        let mut p = house.start();
+        house.boot(Some(&mut p), 2);
+        house.story(Some(&mut p));
+        let live = settled(&mut p, &house);
+        let audited = house.audited();
+        assert_eq!(audited.len() as u64, house.journal.head().seq);
+        assert!(live[0].contains("failed: 2") && live[1].contains("Attempt"), "{live:?}");
+        // The executor's tasks were taken in, but for the last three.
+        assert_eq!(live[2].matches("TaskUpsert").count(), 3, "{}", live[2]);
+        assert!(house.core.state.runs.values().any(|r| r.forgotten.iter().sum::<u32>() == 6));
+
+        house.delete();
+        let house = house.reopen();
+        let mut p = house.start();
+        assert_eq!(settled(&mut p, &house), live, "from the journal");
+        assert_eq!(house.audited(), audited);
+
+        // A state alone has forgotten agents of the executor, nothing else.
+        house.delete();
+        let (mut store, _) = Store::open(&house.folder.path().join("state.db")).expect("store");
+        let name = journal_name(&house.folder.path().join("journal")).expect("name");
+        store.follow(&name, u64::MAX).expect("follow");
+        let rows = whole(&house.core.state);
+        let applied = store.apply(house.journal.head().seq, &rows).expect("apply");
+        assert_eq!(applied, Applied::Now { orphans: 0 });
+        drop(store);
+        let told = house.told();
+        assert_eq!(told[..2], live[..2], "from the state");
+        assert!(live[2].starts_with(told[2].trim_end_matches(['(', '[', ']', ')'])), "from the state");
+    }
+
+    #[test]
+    fn gaps_are_filled_from_the_journal() {
+        let mut house = House::open(tempfile::tempdir().expect("tempdir"));
+        house.boot(None, 2);
+        house.story(None);
+        let mut p = house.start();
+        house.boot(Some(&mut p), 3);
+        // As if the queue had been full.
+        house.story(None);
+        house.boot(Some(&mut p), 1);
+        house.story(None);
+        let head = house.journal.head().seq;
+        house.journal.sync_handle().sync_to(head).expect("sync");
+        p.synced(head);
+        let told = settled(&mut p, &house);
+        house.delete();
+        let mut house = house.reopen();
+        let mut p = house.start();
+        assert_eq!(settled(&mut p, &house), told);
+
+        // Behind a checkpoint, with the beginning of the journal gone.
+        house.story(None);
+        house.checkpoint();
+        house.story(None);
+        house.checkpoint();
+        assert!(!house.is_whole(), "nothing was pruned");
+        house.story(None);
+        let house = house.reopen();
+        let mut p = house.start();
+        let from_an_older_one = settled(&mut p, &house);
+        house.delete();
+        let house = house.reopen();
+        let mut p = house.start();
+        assert_eq!(settled(&mut p, &house), from_an_older_one);
+        assert_eq!(from_an_older_one.len(), 1 + 12);
+    }
+
+    #[test]
+    fn a_full_queue_drops_until_it_is_empty() {
+        let mut house = House::open(tempfile::tempdir().expect("tempdir"));
+        let mut p = house.start();
+        p.shared.queued.fetch_add(QUEUE_BYTES, Ordering::SeqCst);
+        house.boot(Some(&mut p), 2);
+        assert!(p.dropping && p.waiting.is_empty());
+        p.shared.queued.fetch_sub(QUEUE_BYTES - 1, Ordering::SeqCst);
+        house.boot(Some(&mut p), 2);
+        assert!(p.dropping);
+        p.shared.queued.fetch_sub(1, Ordering::SeqCst);
+        house.story(Some(&mut p));
+        assert!(!p.dropping);
+        let told = settled(&mut p, &house);
+        assert_eq!(p.shared.queued.load(Ordering::SeqCst), 0);
+        house.delete();
+        let mut p = house.start();
+        assert_eq!(settled(&mut p, &house), told);
     }
 }

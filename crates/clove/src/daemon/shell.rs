@@ -857,6 +857,7 @@ impl Shell {
             }
             keep
         });
+        self.logs.gone(id.0);
         self.drivers.discard(c);
         self.raise(Event::Gone { conn: id });
     }

@@ -107,7 +107,7 @@ impl Shell {
         let ((out_r, out_w), (err_r, err_w)) = pipes.map_err(|e| format!("no descriptors are left: {e}"))?;
         let token = self.new_cell(Purpose::Template, None);
         // Generation 0 is never an agent's: the template's own output is kept under this name.
-        self.logs.add(&template_log(token), out_r, Some(err_r), 1 << 20);
+        self.logs.add(&template_log(token), out_r, Some(err_r), 1 << 20, None);
         let argv = vec![spec.python.clone(), "-m".to_owned(), "cloveos._template".to_owned()];
         let request = Request::Template { token, cell: policy, argv };
         self.ask_launcher(&request, &[out_w.as_fd(), err_w.as_fd()]);

@@ -6,7 +6,7 @@ use crate::cli::failure::{Failure, Outcome};
 use crate::cli::session::Session;
 use crate::cli::{ending, json, stdio};
 use clap::Args;
-use clove_abi::calls::{RunTasks, TaskInfo};
+use clove_abi::calls::{ProcLogs, RunTasks, TaskInfo};
 use clove_abi::untrusted::Untrusted;
 use clove_manifest::units::{Bytes, Elapsed};
 use std::fmt::Write as _;
@@ -38,9 +38,41 @@ pub fn run(args: &InspectArgs) -> Outcome {
     if args.json {
         json::print(&task);
     } else {
-        stdio::data(text(&task).as_bytes());
+        let mut shown = text(&task);
+        // A task that raised has no certificate with its last output: the process itself was fine.
+        if task.exception.is_some() && !task.certificates.iter().any(|c| c.attempt == task.attempts) {
+            let printed = output(&mut session, &task.id);
+            if !printed.is_empty() {
+                shown.push_str("  printed\n");
+                block(&mut shown, &printed);
+            }
+        }
+        stdio::data(shown.as_bytes());
     }
     Ok(0)
+}
+
+/// The last lines that the task's process wrote; nothing when its output isn't kept any more.
+fn output(session: &mut Session, task: &str) -> String {
+    const LAST_BYTES: usize = 4_000;
+    let target = task.to_owned();
+    let mut bytes = Vec::new();
+    loop {
+        let call = ProcLogs {
+            target: target.clone(),
+            offset: bytes.len() as u64,
+            max: None,
+            follow: false,
+            stream: None,
+        };
+        match session.client.call_with_tail(&call, &[]) {
+            Ok((reply, tail)) if !tail.is_empty() && reply.next > bytes.len() as u64 => bytes.extend(tail),
+            _ => break,
+        }
+    }
+    let text = String::from_utf8_lossy(&bytes[bytes.len().saturating_sub(LAST_BYTES)..]).into_owned();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
 fn text(t: &TaskInfo) -> String {
