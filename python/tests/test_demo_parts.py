@@ -147,6 +147,28 @@ def test_sampler_sees_memory_of_grandchildren() -> None:
     assert len(sampler.samples) > 5
 
 
+def test_sampler_follows_processes_that_come_and_go() -> None:
+    code = (
+        "import os, time\nkept = []\nfor _ in range(30):\n    if os.fork() == 0:\n        time.sleep(0.15)\n"
+        "        os._exit(0)\n    kept.append(b'x' * (4 << 20))\n    time.sleep(0.05)\n"
+    )
+    sampler = measure.Sampler(lambda: [child.pid])
+    child = subprocess.Popen([sys.executable, "-c", code])
+    sampler.start()
+    child.wait()
+    sampler.stop()
+    assert sampler.peak_bytes > 100 << 20
+    assert sampler.cost_s < 0.5
+
+
+def test_sampler_does_not_hide_its_failure() -> None:
+    def broken() -> list[int]:
+        raise RuntimeError("nothing to look at")
+
+    with pytest.raises(RuntimeError, match="nothing to look at"):
+        measure.Sampler(broken).start().stop()
+
+
 def test_bystanders_notice_who_is_gone() -> None:
     other = subprocess.Popen(["sleep", "60"])
     watch = Bystanders()

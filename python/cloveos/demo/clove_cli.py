@@ -116,7 +116,7 @@ class Clove:
 class TaskChange(NamedTuple):
     """Where a task of a watched sweep stands now; several changes in a row may have become one."""
 
-    index: int
+    number: int
     name: str
     state: str
     # From 1; 0 for a task that hasn't begun.

@@ -221,7 +221,7 @@ class _Follower:
         died = change.deaths - self._deaths_told.get(position, 0)
         task: Mapping[str, Any] = {}
         if died > 0 or (change.state == "done" and self._audience.wants_results):
-            task = self._clove.sweep_inspect(self._run_id, change.index)
+            task = self._clove.sweep_inspect(self._run_id, change.number)
         if died > 0:
             self._deaths_told[position] = change.deaths
             self._died(position, change, (task.get("certificates") or [])[-died:])

@@ -33,6 +33,11 @@ def circle(x: float, y: float, radius: float, classes: str, tip: object = "") ->
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" class="{classes}">{title}</circle>'
 
 
+def arrowhead(x: float, y: float, classes: str) -> str:
+    """A small triangle that points up to (x, y)."""
+    return f'<path d="M{x:.1f} {y:.1f}l5 9h-10z" class="{classes}"/>'
+
+
 def svg(parts: list[str], height: float, label: str, standalone: bool = False) -> str:
     """The picture; a standalone one carries its own colours and background."""
     head = ""

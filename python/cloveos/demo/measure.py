@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 PERIOD_S = 0.1
 # Adding up pages may take this part of a core, but for the first look at each process.
-_BUDGET = 0.01
+_BUDGET = 0.02
 # A size is looked up again when the resident set has moved this far, or after this time.
 _STALE_BYTES = 8 << 20
 _STALE_S = 3.0
@@ -176,7 +176,13 @@ class _Memory:
         """The sum over these processes now."""
         now = time.monotonic()
         resident = {pid: size for pid, size in ((pid, resident_bytes(pid)) for pid in pids) if size is not None}
-        self._known = {pid: reading for pid, reading in self._known.items() if pid in resident}
+        # A share of what others shared with a process that has gone, or come, is now another one.
+        same = self._known.keys() == resident.keys()
+        self._known = {
+            pid: reading if same else reading._replace(at=float("-inf"))
+            for pid, reading in self._known.items()
+            if pid in resident
+        }
 
         def urgency(pid: int) -> float:
             reading = self._known.get(pid)
@@ -185,9 +191,9 @@ class _Memory:
             return abs(resident[pid] - reading.resident_bytes) / _STALE_BYTES + (now - reading.at) / _STALE_S
 
         for pid in sorted(resident, key=urgency, reverse=True):
-            new = pid not in self._known
-            if not new and (urgency(pid) < 1 or self._spent_s > self._budget * (now - self._began)):
-                break
+            affordable = urgency(pid) >= 1 and self._spent_s <= self._budget * (now - self._began)
+            if pid in self._known and not affordable:
+                continue
             used = time.thread_time()
             self._known[pid] = _Reading(now, pss_bytes(pid), resident[pid])
             self._spent_s += time.thread_time() - used
@@ -207,6 +213,7 @@ class Sampler:
         self._memory = _Memory(_BUDGET)
         self.samples: list[Sample] = []
         self.cost_s = 0.0
+        self._failure: Exception | None = None
         self.started = time.monotonic()
         self.available_before = available_bytes()
 
@@ -217,11 +224,19 @@ class Sampler:
         return self
 
     def stop(self) -> None:
-        """End; the samples stay."""
+        """End; the samples stay. Whatever went wrong in measuring is raised here, not lost with the thread."""
         self._stop.set()
         self._thread.join()
+        if self._failure is not None:
+            raise self._failure
 
     def _loop(self) -> None:
+        try:
+            self._look_until_stopped()
+        except Exception as error:
+            self._failure = error
+
+    def _look_until_stopped(self) -> None:
         while not self._stop.is_set():
             began = time.monotonic()
             total = self._memory.total(descendants(self._roots()))

@@ -63,5 +63,6 @@ def drawing_rules() -> str:
         ".rule{stroke:var(--faint);stroke-dasharray:4 4}"
         ".death{fill:var(--death)}.deathline{stroke:var(--death);stroke-width:1.6}.good{fill:var(--good)}"
         ".published{stroke:var(--text);stroke-width:2}.retry{stroke:var(--text);stroke-width:1.6}"
+        ".again{fill:var(--text);stroke:var(--panel);stroke-width:1}"
         ".back{fill:var(--bg)}" + models
     )

@@ -10,7 +10,6 @@ from . import published
 from .column import Column
 from .victims import Victims
 
-
 # Other work below this share of the cores isn't worth a word; measuring itself takes a few per cent.
 BUSY = 0.15
 

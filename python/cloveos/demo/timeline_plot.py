@@ -37,7 +37,7 @@ def draw(summary: Summary, standalone: bool = False) -> str:
         blocks.append(drawing.text(_LEFT, y - 9, column.name, "strong"))
         told = f"{column.completed} of {column.total} completed"
         blocks.append(drawing.text(_LEFT + 104, y - 9, told, f"strong {'good' if whole else 'death'}"))
-        blocks.append(drawing.text(_LEFT + 254, y - 9, _short(column.what_happened), "faint small"))
+        blocks.append(drawing.text(_LEFT + 262, y - 9, _short(column.what_happened), "faint small"))
         deaths = [one for one in column.attempts if one.end != "done"]
         rows = _label_rows(deaths, across)
         y += _MARKS * (1 + max(rows, default=-1))
@@ -46,6 +46,7 @@ def draw(summary: Summary, standalone: bool = False) -> str:
             blocks.append(drawing.rectangle(_LEFT, y + lane * (_LANE + _LANE_GAP), width, _LANE, "lane"))
         for attempt in column.attempts:
             blocks.append(_bar(attempt, summary, across, y))
+        blocks += [_again(attempt, across, y) for attempt in column.attempts if attempt.number > 1]
         for death, row in zip(deaths, rows):
             blocks += _mark(death, across, y, y - _MARKS * row - 5)
         height = lanes * (_LANE + _LANE_GAP) - _LANE_GAP
@@ -70,7 +71,8 @@ def _legend(y: float) -> list[str]:
     x += 72
     parts += [
         drawing.rectangle(x, y, 12, 12, "m-svm retry"),
-        drawing.text(x + 18, y + 11, "tried again (outlined)"),
+        drawing.arrowhead(x + 6, y + 9, "again"),
+        drawing.text(x + 18, y + 11, "tried again"),
     ]
     parts.append(drawing.text(drawing.WIDTH - _RIGHT, y + 11, "a lane is a process slot", "faint small", "end"))
     return parts
@@ -91,6 +93,13 @@ def _bar(attempt: Attempt, summary: Summary, across: object, top: float) -> str:
     y = top + attempt.lane * (_LANE + _LANE_GAP)
     # A hair's gap between neighbours, unless the bar is itself no wider than a hair.
     return drawing.rectangle(left, y + 2, max(1.4, right - left - 0.8), _LANE - 4, classes, tip)
+
+
+def _again(attempt: Attempt, across: object, top: float) -> str:
+    """A mark below a repetition, which may be a bar no wider than a hair."""
+    assert callable(across)
+    middle = (across(attempt.started_s) + across(attempt.ended_s)) / 2
+    return drawing.arrowhead(middle, top + attempt.lane * (_LANE + _LANE_GAP) + _LANE - 6, "again")
 
 
 def _spoken(attempt: Attempt) -> str:

@@ -1294,7 +1294,7 @@ mod tests {
             bytes.len()
         }
 
-        fn to_the_end(&mut self, p: &Place, max: u32) {
+        fn go_to_the_end(&mut self, p: &Place, max: u32) {
             while !self.eof {
                 self.ask(p, max);
                 self.take(p.event());
@@ -1324,11 +1324,11 @@ mod tests {
         }
         thread.join().expect("joined").expect("written");
         let (_, dropped) = p.finish();
-        owner.to_the_end(&p, 1 << 20);
+        owner.go_to_the_end(&p, 1 << 20);
         assert_eq!((owner.next, owner.missed, dropped), (ALL, 0, ALL - 10_000));
         // Who comes late finds what is kept, and sees what isn't.
         let mut late = Follower::new(9, Stream::Both, 7);
-        late.to_the_end(&p, 1 << 20);
+        late.go_to_the_end(&p, 1 << 20);
         assert_eq!((late.next, late.missed), (ALL, ALL - 10_000));
         assert!(std::fs::metadata(p.dir.path().join("logs/a1.1.log")).expect("stat").len() < 11_000);
     }
@@ -1381,11 +1381,11 @@ mod tests {
         assert!(out_thread.join().expect("joined").is_err() && err_thread.join().expect("joined").is_err());
         // What lay in the pipes is still the owner's, in pieces and at any time; others don't take it from him.
         let mut other = Follower::new(8, Stream::Out, 7);
-        other.to_the_end(&p, 1 << 20);
-        owner.to_the_end(&p, 5000);
+        other.go_to_the_end(&p, 1 << 20);
+        owner.go_to_the_end(&p, 5000);
         assert_eq!((owner.missed, other.missed, other.next), (0, 0, owner.next));
         let mut errors = Follower::new(ERR, Stream::Err, OWNER.pid);
-        errors.to_the_end(&p, 5000);
+        errors.go_to_the_end(&p, 5000);
         assert_eq!((errors.missed, owner.next + errors.next), (0, dropped + 1000));
         assert!(owner.next > 60_000 && errors.next > 60_000);
         // It was let go with that.
@@ -1394,7 +1394,7 @@ mod tests {
         let LogEvent::Read { bytes, next: 1000, eof: false, .. } = p.event() else { panic!("not read") };
         assert_eq!(bytes.len(), 1000);
         late.next = 1000;
-        late.to_the_end(&p, 1000);
+        late.go_to_the_end(&p, 1000);
         assert_eq!(late.missed, dropped);
     }
 
@@ -1421,7 +1421,7 @@ mod tests {
         assert!(thread.join().expect("joined").is_err());
         p.keeper.gone(OWNER.conn);
         let mut owner = Follower::new(OUT, Stream::Out, OWNER.pid);
-        owner.to_the_end(&p, 1 << 20);
+        owner.go_to_the_end(&p, 1 << 20);
         assert_eq!(owner.missed, owner.next - 1000);
     }
 
