@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+
+from deadline import until
 from house import Ended, House
 
 
@@ -86,9 +89,46 @@ def test_output_beyond_its_limit_is_dropped_and_said(house: House) -> None:
     logs = house.clove("logs", "loud")
     assert len(logs.out) <= 1 << 20 and "dropped" in logs.err, logs.err
     assert house.json("inspect", "loud")["certificate"]["output_dropped_bytes"] > 5_000_000
-    # An attached command shows all of it all the same.
-    whole = house.clove("run", "--output-limit", "1m", "--", "seq", "1", "1000000")
-    assert whole.code == 0 and whole.out.endswith("1000000\n"), (len(whole.out), whole.err)
+    assert "6.6 MiB" in house.clove("inspect", "loud").out
+
+
+def test_an_attached_command_shows_output_beyond_its_limit_too(house: House) -> None:
+    numbers = "".join(f"{n}\n" for n in range(1, 1_000_001))
+    script = "seq 1 1000000 & seq 1 1000000 >&2; wait"
+    whole = house.clove("run", "--name", "whole", "--output-limit", "1m", "--", "sh", "-c", script)
+    assert whole.code == 0 and whole.out == numbers and whole.err == numbers, (len(whole.out), whole.err[-500:])
+    # Kept is no more than before.
+    late = house.clove("logs", "whole")
+    assert len(late.out) + len(late.err) < 1.1 * (1 << 20) and "dropped" in late.err
+    terminal = house.clove("run", "-t", "--output-limit", "64k", "--", "seq", "1", "100000")
+    assert terminal.out.replace("\r", "") == "".join(f"{n}\n" for n in range(1, 100_001))
+
+
+def test_an_attached_agent_waits_for_a_slow_reader(house: House) -> None:
+    script = "seq 1 1000000; echo done >&2"
+    child = house.start("run", "--name", "slow", "--output-limit", "64k", "--", "sh", "-c", script)
+    assert child.stdout and child.stderr
+    assert child.stdout.readline() == "1\n"
+    time.sleep(1.0)
+    assert house.running("slow") and house.clove("run", "--", "echo", "other").out == "other\n"
+    out, err = child.communicate(timeout=60)
+    assert (child.returncode, err) == (0, "done\n") and out.endswith("\n999999\n1000000\n")
+    assert len(out) == 6_888_896 - 2
+
+
+def test_an_agent_that_waits_for_a_reader_ends_as_any_other(house: House) -> None:
+    flood = ("--output-limit", "64k", "--", "cat", "/dev/zero")
+    child = house.start("run", "--name", "killed", *flood)
+    until(lambda: house.running("killed"))
+    time.sleep(0.5)
+    house.clove("kill", "killed").ok()
+    child.communicate(timeout=30)
+    assert child.returncode == 137
+    child = house.start("run", "--name", "left", *flood)
+    until(lambda: house.running("left"))
+    child.kill()
+    until(lambda: not house.running("left"))
+    child.communicate(timeout=30)
 
 
 def test_cpu_quota(house: House) -> None:

@@ -81,7 +81,10 @@ impl Store {
         };
         let failures =
             tally("SELECT cause, count(*) FROM results WHERE run = ?1 AND cause IS NOT NULL GROUP BY cause")?;
-        let deaths = tally("SELECT cause, count(*) FROM attempts WHERE run = ?1 GROUP BY cause")?;
+        let deaths = tally(
+            // As the kernel counts: an exit or an exception isn't a death.
+            "SELECT cause, count(*) FROM attempts WHERE run = ?1 AND cause NOT IN ('exit', 'exception') GROUP BY cause",
+        )?;
         let mut s = self.conn().prepare_cached(
             "SELECT task, name, elapsed_us / 1e6 AS seconds FROM tasks WHERE run = ?1 AND elapsed_us IS NOT NULL
              ORDER BY elapsed_us DESC, task DESC LIMIT ?2",
