@@ -37,6 +37,8 @@ use std::time::Instant;
 const FRAMES_PER_TURN: usize = 64;
 /// Bytes of journal after which a checkpoint is written.
 const CHECKPOINT_BYTES: u64 = 32 << 20;
+/// After a start that had this much to apply, and before leaving, one is written too.
+const SMALL_CHECKPOINT_BYTES: u64 = 256 << 10;
 /// A sweep of which no task has begun or ended for this long has stalled.
 const STALL_MS: u64 = 15 * 60_000;
 /// Connections at the front door.
@@ -134,6 +136,8 @@ pub struct Shell {
     again: Vec<ConnId>,
     link_watched_out: bool,
     checkpointing: bool,
+    /// Bytes of journal at which the next checkpoint is due.
+    checkpoint_at_bytes: u64,
     pub calls: u64,
     idle_since_ms: u64,
     idle_timeout_ms: Option<u64>,
@@ -208,6 +212,7 @@ impl Shell {
             again: Vec::new(),
             link_watched_out: false,
             checkpointing: false,
+            checkpoint_at_bytes: SMALL_CHECKPOINT_BYTES,
             calls: 0,
             idle_since_ms: 0,
             idle_timeout_ms: p.idle_timeout_ms,
@@ -323,7 +328,7 @@ impl Shell {
         let now = self.mono_ms();
         if let Some(deadline) = self.stopping {
             let flushed = self.connections.values().all(Connection::is_flushed);
-            let quiet = self.cells.is_empty() && self.parked.is_empty() && flushed;
+            let quiet = self.cells.is_empty() && self.parked.is_empty() && flushed && !self.checkpointing;
             return self.launcher_gone || quiet || now >= deadline;
         }
         let busy = !self.connections.is_empty()
@@ -503,12 +508,15 @@ impl Shell {
     }
 
     fn maybe_checkpoint(&mut self) {
-        if self.checkpointing
-            || self.broken.is_some()
-            || self.journal.bytes_since_checkpoint() < CHECKPOINT_BYTES
-        {
+        let due = match self.stopping {
+            // The next start then has little to apply.
+            Some(_) => self.cells.is_empty() && self.journal.bytes_since_checkpoint() >= SMALL_CHECKPOINT_BYTES,
+            None => self.journal.bytes_since_checkpoint() >= self.checkpoint_at_bytes,
+        };
+        if self.checkpointing || self.broken.is_some() || !due {
             return;
         }
+        self.checkpoint_at_bytes = CHECKPOINT_BYTES;
         self.checkpointing = true;
         let mark = self.journal.checkpoint_mark();
         let state = self.core.state.clone();
