@@ -510,7 +510,9 @@ impl Shell {
     fn maybe_checkpoint(&mut self) {
         let due = match self.stopping {
             // The next start then has little to apply.
-            Some(_) => self.cells.is_empty() && self.journal.bytes_since_checkpoint() >= SMALL_CHECKPOINT_BYTES,
+            Some(_) => {
+                self.cells.is_empty() && self.journal.bytes_since_checkpoint() >= SMALL_CHECKPOINT_BYTES
+            }
             None => self.journal.bytes_since_checkpoint() >= self.checkpoint_at_bytes,
         };
         if self.checkpointing || self.broken.is_some() || !due {
