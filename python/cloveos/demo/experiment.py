@@ -34,7 +34,23 @@ def setup() -> dict[str, dataset.Target]:
         wanted.split(",") if wanted else dataset.DEFAULT_TARGETS,
         os.environ.get("DRUG_DISCOVERY_FEATURES", ""),
     )
+    _warm_up()
     return targets
+
+
+def _warm_up() -> None:
+    """Train each kind of model on next to nothing, so that no process forked later pays for what is loaded
+    on first use.
+
+    With one thread, as ever: a pool of threads doesn't survive a fork.
+    """
+    random = np.random.default_rng(SEED)
+    x, y = random.integers(0, 2, (16, 8)).astype(np.float64), random.random(16)
+    small: dict[str, dict[str, Any]] = {"SVM": {}, "RF": {"n_estimators": 2}, "GBM": {"n_estimators": 2}, "KNN": {}}
+    with threadpool_limits(limits=1):
+        for name, hyperparameters in small.items():
+            _model(name, hyperparameters).fit(x, y).predict(x)
+    roc_auc_score(y > np.median(y), y)
 
 
 def run(config: Mapping[str, Any], shared: Mapping[str, dataset.Target]) -> dict[str, Any]:
