@@ -21,6 +21,7 @@ from typing import Any, Callable, Dict
 
 import pytest
 
+import cloveos
 from cloveos import UntrustedResult, _results
 
 ORDINARY = [
@@ -159,10 +160,11 @@ def refused(data: bytes) -> None:
 
 
 def load_plainly(data: bytes) -> None:
-    """The positive control, in a process of its own."""
+    """The positive control, in a process of its own that finds this library without its being installed."""
+    folder = str(Path(cloveos.__file__).resolve().parent.parent)
     subprocess.run(
         [sys.executable, "-c", "import sys,pickle,os; pickle.loads(sys.stdin.buffer.read())"],
-        input=data, capture_output=True, check=False,
+        input=data, capture_output=True, check=False, env={**os.environ, "PYTHONPATH": folder},
     )  # fmt: skip
 
 

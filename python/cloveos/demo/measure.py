@@ -117,24 +117,26 @@ def resident_bytes(pid: int) -> int | None:
         return None
 
 
-def pss_bytes(pid: int) -> int:
-    """Proportional set size: shared pages count as one share for each of those who share them.
+def pss_bytes(pid: int) -> tuple[int, int]:
+    """Proportional set size, in which shared pages count as one share for each of those who share them; and the
+    resident set size of the same instant, which is another one a moment later if the process leaks.
 
     Where the kernel doesn't let us read it (an agent under another uid, seen without root), the pages that
     the process shares with nobody are counted instead: less than the truth, never more.
     """
+    found = {}
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
             for line in file:
-                if line.startswith(b"Pss:"):
-                    return int(line.split()[1]) * 1024
+                if line.startswith((b"Rss:", b"Pss:")):
+                    found[line[:3]] = int(line.split()[1]) * 1024
     except PermissionError:
         with contextlib.suppress(OSError), open(f"/proc/{pid}/statm", "rb") as file:
             fields = file.read().split()
-            return (int(fields[1]) - int(fields[2])) * _PAGE
+            return (int(fields[1]) - int(fields[2])) * _PAGE, int(fields[1]) * _PAGE
     except OSError:
         pass
-    return 0
+    return found.get(b"Pss", 0), found.get(b"Rss", 0)
 
 
 def available_bytes() -> int:
@@ -195,7 +197,8 @@ class _Memory:
             if pid in self._known and not affordable:
                 continue
             used = time.thread_time()
-            self._known[pid] = _Reading(now, pss_bytes(pid), resident[pid])
+            self._known[pid] = _Reading(now, *pss_bytes(pid))
+            resident[pid] = self._known[pid].resident_bytes
             self._spent_s += time.thread_time() - used
         return sum(
             max(0, self._known[pid].pss_bytes + size - self._known[pid].resident_bytes)

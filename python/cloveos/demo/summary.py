@@ -69,7 +69,7 @@ class Summary(NamedTuple):
         low, high = min(shares), max(shares)
         return (
             f"The machine was busy with other work ({low:.0%} to {high:.0%} of its cores): "
-            "compare CPU seconds, wall times would be shorter."
+            "compare CPU seconds; wall times would be shorter, and MemAvailable tells of the others too."
         )
 
     def median_auc(self) -> float | None:
