@@ -415,6 +415,11 @@ impl State {
                     a.missing_walls.clone_from(missing_walls);
                     a.missing_limits.clone_from(missing_limits);
                 }
+                // Whoever watches the run learns the pid.
+                let working = self.agents.get(id).and_then(|a| Some((a.run?, a.task?)));
+                if let Some((run, task)) = working {
+                    self.with_task(run, task, |_| {});
+                }
             }
             Change::AgentDeadline { id, mono_ms } => {
                 if let Some(a) = self.agents.get_mut(id) {

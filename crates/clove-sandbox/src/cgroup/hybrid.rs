@@ -62,6 +62,12 @@ impl Hybrid {
             memory::set_limit(g, 64 << 20).is_ok()
         });
         let cpu = Tree::try_new(h.v1.get("cpu"), folder, cpu::is_limited, |g| cpu::set(g, 100, 500).is_ok());
+        if let Some(t) = &cpu {
+            // Left at its default, all agents together would weigh as much as one process of the host beside them. With
+            // this they weigh as the processes that they are: one for each CPU. A host that refuses is as before.
+            let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u32);
+            let _ = cpu::set(&t.folder, 100u32.saturating_mul(cpus).min(10_000), 0);
+        }
         let cpuacct =
             Tree::try_new(h.v1.get("cpuacct"), folder, never, |g| g.join("cpuacct.usage_user").exists());
         let pids = Tree::try_new(h.v1.get("pids"), folder, pids::is_limited, |g| pids::set(g, 10).is_ok());

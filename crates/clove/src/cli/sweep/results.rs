@@ -111,6 +111,8 @@ fn as_json(t: &TaskInfo) -> Value {
         "state": t.state,
         "attempts": t.attempts,
         "seconds": t.seconds,
+        "started_ms": t.started_ms,
+        "ended_ms": t.ended_ms,
         "config": t.config,
         "result": t.result,
         "cause": if cause.is_empty() { Value::Null } else { cause.into() },
