@@ -17,11 +17,31 @@ pub fn write(path: &Path, value: &str) -> Result<(), CgroupError> {
 pub fn make_in(folder: &Path, group: &Path) -> Result<bool, CgroupError> {
     match make(group) {
         Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => {
-            make(folder)?;
+            match make(folder) {
+                Err(e) if e.source.kind() != std::io::ErrorKind::AlreadyExists => return Err(e),
+                _ => {}
+            }
             make(group).map(|()| true)
         }
         made => made.map(|()| false),
     }
+}
+
+/// Makes a throw-away group in our folder. Once it is there, nobody else can remove the folder; until then a launcher of
+/// the same directory that is just leaving may do so any number of times.
+pub fn make_trial(folder: &Path) -> Option<std::path::PathBuf> {
+    const TRIES: u32 = 100;
+    let trial = folder.join(format!("trial-{}", std::process::id()));
+    for _ in 0..TRIES {
+        match make_in(folder, &trial) {
+            Ok(_) => return Some(trial),
+            Err(e) if e.source.kind() == std::io::ErrorKind::NotFound => {
+                std::thread::sleep(std::time::Duration::from_millis(2));
+            }
+            Err(_) => return None,
+        }
+    }
+    None
 }
 
 /// Absent files and folders are fine.

@@ -38,11 +38,7 @@ impl Tree {
     ) -> Option<Tree> {
         let h = hierarchy?;
         let folder = h.place(limited).join(folder);
-        if !folder.is_dir() {
-            files::make(&folder).ok()?;
-        }
-        let trial = folder.join(format!("trial-{}", std::process::id()));
-        files::make(&trial).ok()?;
+        let trial = files::make_trial(&folder)?;
         let good = works(&trial);
         files::remove(&trial);
         let below = folder.strip_prefix(&h.root).ok()?;

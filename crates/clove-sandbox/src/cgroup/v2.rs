@@ -28,9 +28,7 @@ impl V2 {
         }
         let parent = tree.place(is_limited);
         let folder = parent.join(folder);
-        if !folder.is_dir() {
-            files::make(&folder).ok()?;
-        }
+        let trial = files::make_trial(&folder)?;
         // Down from the root: at each level the controllers must be handed on, or limits silently don't exist below.
         let mut missing = Vec::new();
         for c in WANTED {
@@ -40,6 +38,7 @@ impl V2 {
                 missing.push(c.to_owned());
             }
         }
+        files::remove(&trial);
         let shown = format!("/{}", folder.strip_prefix(&tree.root).ok()?.display());
         Some(V2 { folder, shown, missing })
     }
