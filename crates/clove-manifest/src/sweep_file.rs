@@ -38,6 +38,7 @@ const KEYS: &[&str] = &[
     "env",
     "mounts",
     "template",
+    "from_template",
 ];
 const LIMITS: &[&str] =
     &["memory", "memory_reserve", "cpus", "cpu_weight", "pids", "disk", "nofile", "timeout", "output"];
@@ -135,12 +136,7 @@ pub fn parse(text: &str, origin: &str) -> Result<Sweep, Diagnostic> {
     if let Some(s) = top.section("env")? {
         sweep.env = env(&s)?;
     }
-    if let Some(s) = top.section("template")? {
-        let elsewhere = [("python", "it belongs to the top of the file")];
-        s.only(&["preload", "setup"], &elsewhere)?;
-        sweep.preload = s.strings("preload", "a list of module names: [\"numpy\"]")?.unwrap_or_default();
-        sweep.setup = setup(&s)?;
-    }
+    template(&top, &mut sweep)?;
     sweep.mounts = mounts(&top)?;
     sweep.task_name = match top.string("task_name", "a pattern such as \"{target}-{model}\"")? {
         None => None,
@@ -160,6 +156,84 @@ pub fn parse(text: &str, origin: &str) -> Result<Sweep, Diagnostic> {
         .find_map(|k| top.table.keys().find(|key| key.get_ref() == k))
         .and_then(|key| place(key.span()));
     Ok(sweep)
+}
+
+/// `[template]`, or one of several `[template.NAME]`, the one that `from_template` names.
+fn template(top: &Section<'_, '_>, sweep: &mut Sweep) -> Result<(), Diagnostic> {
+    let doc = top.doc;
+    let chosen = top.string("from_template", "the NAME of a [template.NAME] section")?;
+    let Some(all) = top.section("template")? else {
+        return match chosen {
+            Some((name, span)) => Err(doc
+                .error(span, format!("there is no [template.{name}] section"))
+                .hint("write one, with preload = [\"numpy\"] for example")),
+            None => Ok(()),
+        };
+    };
+    let names: Vec<String> = all
+        .in_order()
+        .into_iter()
+        .filter(|(_, v)| matches!(v.get_ref(), DeValue::Table(_)))
+        .map(|(k, _)| k.get_ref().to_string())
+        .collect();
+    let s = match (names.as_slice(), &chosen) {
+        ([], None) => all,
+        ([], Some((name, span))) => {
+            return Err(doc
+                .error(span.clone(), format!("there is no [template.{name}] section"))
+                .hint("a single [template] needs no from_template"));
+        }
+        (_, Some((name, span))) => {
+            let found = names.iter().position(|n| n == name);
+            let Some(i) = found else {
+                return Err(doc
+                    .error(span.clone(), format!("there is no [template.{name}] section"))
+                    .expected(format!("one of {}", names.join(", "))));
+            };
+            named(&all, &names[i])?
+        }
+        ([only], None) => named(&all, only)?,
+        (_, None) => {
+            let start = all.span_start;
+            return Err(doc
+                .error(start..start, "there are several templates, and none is chosen")
+                .expected(format!("from_template = one of {} at the top of the file", names.join(", "))));
+        }
+    };
+    s.only(&["python", "preload", "setup"], &[])?;
+    if let Some((value, span)) =
+        s.string("python", "the path of an interpreter, such as \".venv/bin/python\"")?
+    {
+        if sweep.python.is_some() {
+            return Err(doc
+                .error(span, "`python` is given here and at the top of the file")
+                .hint("keep one of the two"));
+        }
+        sweep.python = Some(Located { value, place: Some(Place::of(doc.text, span)) });
+    }
+    sweep.preload = s.strings("preload", "a list of module names: [\"numpy\"]")?.unwrap_or_default();
+    sweep.setup = setup(&s)?;
+    Ok(())
+}
+
+/// One `[template.NAME]`; nothing may stand beside those.
+fn named<'d, 't>(all: &Section<'d, 't>, name: &str) -> Result<Section<'d, 't>, Diagnostic> {
+    let tables: Vec<_> = all.in_order();
+    if let Some((k, _)) = tables.iter().find(|(_, v)| !matches!(v.get_ref(), DeValue::Table(_))) {
+        return Err(all
+            .doc
+            .error(k.span(), format!("`{}` stands beside named templates", k.get_ref()))
+            .hint("write it into one of the [template.NAME] sections"));
+    }
+    let found = tables.into_iter().find(|(k, _)| k.get_ref().as_ref() == name);
+    match found.map(|(k, v)| (k.span().start, v.get_ref())) {
+        Some((span_start, DeValue::Table(table))) => {
+            Ok(Section { doc: all.doc, name: "template", table, span_start })
+        }
+        _ => Err(all
+            .doc
+            .error(all.span_start..all.span_start, format!("there is no [template.{name}] section"))),
+    }
 }
 
 /// The usual mistakes in TOML, said better than its grammar says them: what is wrong, and what to try.

@@ -168,3 +168,19 @@ mod damaged {
         }
     }
 }
+
+#[test]
+fn a_template_may_have_a_name() {
+    let t = tempfile::tempdir().expect("tempdir");
+    fs::write(t.path().join("s.py"), "def run(config, shared): return 1\n").expect("write");
+    let file = t.path().join("a.toml");
+    let named = "script = \"s.py\"\ngrid = { a = [1] }\n[template.chem]\npython = \"/usr/bin/python3\"\npreload = [\"json\"]\nsetup = \"m:f\"\n";
+    fs::write(&file, named).expect("write");
+    let one = source::read_sweep(&file).expect("one named template");
+    assert_eq!((one.preload, one.setup.as_deref()), (vec!["json".to_owned()], Some("m:f")));
+    assert_eq!(one.python.map(|p| p.value).as_deref(), Some("/usr/bin/python3"));
+    fs::write(&file, format!("from_template = \"other\"\n{named}[template.other]\npreload = [\"csv\"]\n"))
+        .expect("write");
+    let chosen = source::read_sweep(&file).expect("one of two");
+    assert_eq!((chosen.preload, chosen.setup), (vec!["csv".to_owned()], None));
+}
