@@ -14,6 +14,21 @@ pub struct Sdk {
     pub python: PathBuf,
     /// `libclove_sys.so`.
     pub library: PathBuf,
+    /// Its size and time of change when it was found.
+    stamp: Option<(u64, std::time::SystemTime)>,
+}
+
+impl Sdk {
+    /// Whether the library still is the one that belongs to this program: a rebuild or an upgrade puts another in its
+    /// place, which speaks another language to this kernel's launcher.
+    pub fn is_current(&self) -> bool {
+        stamp(&self.library) == self.stamp
+    }
+}
+
+fn stamp(path: &Path) -> Option<(u64, std::time::SystemTime)> {
+    let m = std::fs::metadata(path).ok()?;
+    Some((m.len(), m.modified().ok()?))
 }
 
 /// They couldn't be found; the text says where they were looked for.
@@ -57,7 +72,8 @@ pub fn find_sdk() -> Result<Sdk, NotFound> {
         places.push(dir.join("../libclove_sys.so"));
     }
     let library = find("libclove_sys.so", &places, |p| p.is_file())?;
-    Ok(Sdk { python: python_folder()?, library })
+    let stamp = stamp(&library);
+    Ok(Sdk { python: python_folder()?, library, stamp })
 }
 
 fn program_folder() -> Option<PathBuf> {

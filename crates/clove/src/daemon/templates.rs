@@ -103,6 +103,13 @@ impl Shell {
         spec: &TemplateSpec,
         key: String,
     ) -> Result<Token, String> {
+        if self.sdk.as_ref().is_ok_and(|s| !s.is_current()) {
+            return Err(
+                "CloveOS was rebuilt or upgraded while this kernel ran, and its library no longer fits the \
+                        kernel: end it with `clove stop`, then run the command again"
+                    .to_owned(),
+            );
+        }
         let pipes = pipe_with(PipeFlags::CLOEXEC).and_then(|a| pipe_with(PipeFlags::CLOEXEC).map(|b| (a, b)));
         let ((out_r, out_w), (err_r, err_w)) = pipes.map_err(|e| format!("no descriptors are left: {e}"))?;
         let token = self.new_cell(Purpose::Template, None);
