@@ -659,7 +659,7 @@ impl Shell {
     /// Writes as much as the pipe takes.
     pub fn feed_stdin(&mut self, token: Token) {
         let mut answers = Vec::new();
-        let mut blocked = None;
+        let mut blocked = false;
         let mut done = false;
         if let Some(cell) = self.cells.get_mut(&token)
             && let Some(stdin) = cell.stdin.as_mut()
@@ -673,7 +673,7 @@ impl Shell {
                 match rustix::io::write(&stdin.fd, &piece.bytes[piece.sent..]) {
                     Ok(n) => piece.sent += n,
                     Err(Errno::AGAIN) => {
-                        blocked = stdin.fd.try_clone().ok();
+                        blocked = true;
                         break;
                     }
                     Err(Errno::INTR) => {}
@@ -688,14 +688,8 @@ impl Shell {
                 // End of input on a terminal is ^D (termios(3), VEOF).
                 let _ = rustix::io::write(&stdin.fd, &[4]);
             }
-            if blocked.is_some()
-                && let Some(stdin) = cell.stdin.as_ref()
-                && let Ok(fd) = stdin.fd.try_clone()
-            {
-                drop(fd);
-            }
         }
-        if blocked.is_some()
+        if blocked
             && let Some(cell) = self.cells.get_mut(&token)
             && let Some(stdin) = cell.stdin.take()
         {
