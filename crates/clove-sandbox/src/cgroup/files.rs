@@ -44,6 +44,13 @@ pub fn make_trial(folder: &Path) -> Option<std::path::PathBuf> {
     None
 }
 
+/// A throw-away group of a launcher that is trying out this host right now: not a leftover, so not to be cleared away.
+pub fn is_trial_of_the_living(name: &str) -> bool {
+    name.strip_prefix("trial-")
+        .and_then(|pid| pid.parse::<u32>().ok())
+        .is_some_and(|pid| Path::new(&format!("/proc/{pid}")).exists())
+}
+
 /// Absent files and folders are fine.
 pub fn write_if_there(path: &Path, value: &str) -> Result<(), CgroupError> {
     if path.exists() { write(path, value) } else { Ok(()) }

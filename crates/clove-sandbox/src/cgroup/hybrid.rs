@@ -216,6 +216,7 @@ impl Backend for Hybrid {
 
     fn groups(&self) -> Vec<Group> {
         let mut names: Vec<String> = self.trees().iter().flat_map(|t| files::below(&t.folder)).collect();
+        names.retain(|n| !files::is_trial_of_the_living(n));
         names.sort();
         names.dedup();
         names.into_iter().map(Group).collect()

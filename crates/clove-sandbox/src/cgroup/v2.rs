@@ -173,7 +173,8 @@ impl Backend for V2 {
     }
 
     fn groups(&self) -> Vec<Group> {
-        files::below(&self.folder).into_iter().map(Group).collect()
+        let names = files::below(&self.folder).into_iter();
+        names.filter(|n| !files::is_trial_of_the_living(n)).map(Group).collect()
     }
 
     fn paths(&self, group: &Group) -> Vec<(String, String)> {
