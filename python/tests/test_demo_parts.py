@@ -136,10 +136,12 @@ def test_hostile_text_is_made_visible() -> None:
 
 
 def test_sampler_sees_memory_of_grandchildren() -> None:
-    code = "import os,time\npid = os.fork()\nx = b'x' * (64 << 20 if pid == 0 else 1)\ntime.sleep(3)"
+    code = "import os,time\npid = os.fork()\nx = b'x' * (64 << 20 if pid == 0 else 1)\ntime.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)
     sampler = measure.Sampler(lambda: [child.pid]).start()
-    time.sleep(1.5)
+    deadline = time.monotonic() + 30
+    while not (sampler.peak_bytes > 64 << 20 and len(sampler.samples) > 5) and time.monotonic() < deadline:
+        time.sleep(0.02)
     sampler.stop()
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()

@@ -138,10 +138,12 @@ def test_checkpoints_survive_kill_9_of_everything(house: House) -> None:
     house.write("c.py", STEPS % "time.sleep(1000)")
     house.clove("sweep", "run", "c.py", "--grid", "a=1,2", "-v", f"{log}:/log:rw", "-d", "-j", "2").ok()
     until(lambda: (log / "steps").exists() and (log / "steps").read_text().count(":2\n") == 2, "both at step 2")
-    # Step 3 is noted in the checkpoint right after.
-    import time
 
-    time.sleep(0.2)
+    def kept() -> bool:
+        """Step 3 is noted right after; on disk is what has been quiet for a while."""
+        return sorted(p.read_text() for p in house.home.glob("**/checkpoint/*/step")) == ["3", "3"]
+
+    until(kept, "both checkpoints on disk")
     house.kill_everything()
     house.clove("sweep", "resume", "last").ok()
     assert {t["result"]["begin"] for t in house.results().values()} == {3}, house.results()

@@ -6,6 +6,7 @@ pub mod change;
 pub mod core;
 pub mod effect;
 pub mod input;
+pub mod issued;
 pub mod judge;
 pub mod lifecycle;
 pub mod retry;
@@ -18,6 +19,7 @@ pub use change::Change;
 pub use core::{Core, Outcome};
 pub use effect::Effect;
 pub use input::{Event, Input, Peer, Tail};
+pub use issued::{Answer, Issued, Outgoing};
 pub use state::State;
 
 /// Version of the core's behaviour. Re-running inputs is a check only within one version; recovery applies

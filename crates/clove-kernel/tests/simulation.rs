@@ -10,7 +10,7 @@ use clove_abi::run::*;
 use clove_abi::table::Call;
 use clove_kernel::input::ExitStatus;
 use clove_kernel::state::AgentKind;
-use clove_kernel::{Change, Core, Effect, Event, Input, Peer, State, Tail};
+use clove_kernel::{Change, Core, Effect, Event, Input, Outgoing, Peer, State, Tail};
 use std::collections::{BTreeMap, BTreeSet};
 
 const GIB: u64 = 1 << 30;
@@ -44,7 +44,7 @@ struct World {
     rng: Rng,
     mono: u64,
     processes: BTreeMap<AgentId, Process>,
-    journal: Vec<(Vec<u8>, Vec<Change>)>,
+    journal: Vec<(Vec<u8>, Vec<Change>, Outgoing)>,
     /// (run, task) shown as done, with its result.
     done: BTreeMap<(RunId, TaskIndex), serde_json::Value>,
     replies: BTreeMap<u64, Result<Vec<u8>, clove_abi::SysError>>,
@@ -91,7 +91,7 @@ impl World {
         let bytes = serde_json::to_vec(&input).unwrap();
         let outcome = self.core.handle(&input);
         if !outcome.changes.is_empty() {
-            self.journal.push((bytes, outcome.changes));
+            self.journal.push((bytes, outcome.changes, Outgoing::of(&input, &outcome.effects)));
         }
         for e in outcome.effects {
             self.perform(e);
@@ -291,17 +291,23 @@ impl World {
         let upto = self.rng.below(self.journal.len() as u64 + 1) as usize;
         // From a checkpoint in the middle, then the outcomes behind it.
         let mut first = Core::default();
-        first.recover(self.journal[..upto].iter().flat_map(|(_, c)| c));
+        first.recover(self.journal[..upto].iter().flat_map(|(_, c, _)| c));
         let state = State::from_checkpoint(&first.state.to_checkpoint()).unwrap();
         let mut recovered = Core::new(state);
-        recovered.recover(self.journal[upto..].iter().flat_map(|(_, c)| c));
+        recovered.recover(self.journal[upto..].iter().flat_map(|(_, c, _)| c));
         assert_eq!(recovered.state.hash(), hash, "recovery gives another state");
         assert_eq!(recovered.state, self.core.state, "recovery derives another index");
         // Re-running the inputs is a check within one version.
         let mut again = Core::default();
-        for (input, changes) in &self.journal {
+        for (input, changes, outgoing) in &self.journal {
             let input: Input = serde_json::from_slice(input).unwrap();
-            assert_eq!(&again.handle(&input).changes, changes, "the same input led to other changes");
+            let now = again.handle(&input);
+            assert_eq!(&now.changes, changes, "the same input led to other changes");
+            assert_eq!(
+                Outgoing::of(&input, &now.effects).without_waiters(),
+                outgoing.clone().without_waiters(),
+                "the same input led to other answers or effects"
+            );
         }
         assert_eq!(again.state.hash(), hash, "re-running gives another state");
         self.core = recovered;

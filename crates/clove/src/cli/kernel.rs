@@ -80,7 +80,7 @@ fn info(args: &InfoArgs) -> Outcome {
     Ok(0)
 }
 
-/// The three hashes are only equal when nothing happens between taking them, so a busy kernel is looked at again.
+/// The three hashes, and the answers and effects of each record. The hashes are only equal when nothing happens between taking them, so a busy kernel is looked at again.
 fn check(args: &CheckArgs) -> Outcome {
     let paths = Paths::from_env()?;
     let journal = paths.data_dir.join("journal");
@@ -103,16 +103,28 @@ fn check(args: &CheckArgs) -> Outcome {
             continue;
         }
         let live = before.and_then(|b| b.state_hash);
-        let (applied, rerun) = match hashes {
-            Some(h) => (Some(h.0), Some(h.1)),
-            None => (None, None),
+        let (applied, rerun, differs) = match hashes {
+            Some(r) => (Some(r.applied), Some(r.again), r.differs),
+            None => (None, None, None),
         };
-        let equal = !busy && applied == rerun && (live.is_none() || applied.is_none() || live == applied);
+        let equal = !busy
+            && differs.is_none()
+            && applied == rerun
+            && (live.is_none() || applied.is_none() || live == applied);
         if args.json {
-            json::print(
-                &json!({"id": "state", "equal": equal, "live": live, "applied": applied, "rerun": rerun}),
+            let differs = differs.map(
+                |d| json!({"record": d.seq, "recorded": Untrusted::new(&d.recorded).to_string(), "again": Untrusted::new(&d.again).to_string()}),
             );
+            json::print(&json!({
+                "id": "state", "equal": equal, "live": live, "applied": applied, "rerun": rerun, "differs": differs
+            }));
         } else {
+            if let Some(d) = &differs {
+                let seq = d.seq;
+                stdio::say(&format!("record {seq} was answered or acted on otherwise when it was run again"));
+                stdio::say(&format!("recorded: {}", Untrusted::new(&d.recorded)));
+                stdio::say(&format!("again:    {}", Untrusted::new(&d.again)));
+            }
             let show = |h: &Option<String>| h.clone().unwrap_or_else(|| "not to be had".to_owned());
             let word = if equal { "equal" } else { "DIFFERENT" };
             let text = format!(

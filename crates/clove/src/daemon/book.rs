@@ -1,7 +1,7 @@
 //! The kernel's book: each input and its outcome go to the journal before anything of it leaves.
 
 use clove_journal::{Journal, Options, RecordRef};
-use clove_kernel::{CORE_VERSION, Change, Core, Input, Peer, State};
+use clove_kernel::{Answer, CORE_VERSION, Change, Core, Effect, Input, Issued, Outgoing, Peer, State};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -9,6 +9,12 @@ use std::path::Path;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OutcomeRecord<C> {
     pub changes: C,
+    /// How the input's own call was answered, if it was answered at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Answer>,
+    /// What was issued besides, in order. Absent in records of builds that didn't note it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub effects: Option<Vec<Issued>>,
 }
 
 /// What recovery found.
@@ -75,6 +81,7 @@ pub fn append(
     input: &Input,
     mono_ns: u64,
     changes: &[Change],
+    effects: &[Effect],
 ) -> Result<Appended, String> {
     let actor = match &input.event {
         clove_kernel::Event::Call { peer: Peer::Operator { uid, pid, .. }, .. } => {
@@ -88,7 +95,9 @@ pub fn append(
         _ => 0,
     };
     let body = serde_json::to_vec(input).map_err(|e| e.to_string())?;
-    let outcome = serde_json::to_vec(&OutcomeRecord { changes }).map_err(|e| e.to_string())?;
+    let Outgoing { reply, effects } = Outgoing::of(input, effects);
+    let outcome = serde_json::to_vec(&OutcomeRecord { changes, reply, effects: Some(effects) })
+        .map_err(|e| e.to_string())?;
     let record = RecordRef {
         wall_ms: input.wall_ms,
         mono_ns,
@@ -102,11 +111,32 @@ pub fn append(
     Ok(Appended { seq, bytes: body.len() + outcome.len(), actor })
 }
 
-/// Runs the journal's inputs again from the beginning and compares the state with the one that the outcomes give.
-/// `None` when the first records have been pruned; else the two hashes.
-pub fn rerun(dir: &Path) -> Result<Option<(String, String)>, BookError> {
+/// What running the journal's inputs again gave.
+#[derive(Debug)]
+pub struct Rerun {
+    /// The state's hash when the recorded changes are applied.
+    pub applied: String,
+    /// The state's hash when the inputs are handled again.
+    pub again: String,
+    /// The first record whose answer or effects came out otherwise.
+    pub differs: Option<Divergence>,
+}
+
+/// Where running an input again gave something else.
+#[derive(Debug)]
+pub struct Divergence {
+    pub seq: u64,
+    /// As recorded, and as it came now.
+    pub recorded: String,
+    pub again: String,
+}
+
+/// Runs the journal's inputs again from the beginning and compares what comes of them with what was recorded: answers
+/// and effects of each record, and the state at the end. `None` when the first records have been pruned.
+pub fn rerun(dir: &Path) -> Result<Option<Rerun>, BookError> {
     let mut live = Core::default();
     let mut again = Core::default();
+    let mut differs = None;
     let reader = match clove_journal::Reader::open(dir, 1, u64::MAX) {
         Ok(r) => r,
         Err(_) => return Ok(None),
@@ -119,7 +149,90 @@ pub fn rerun(dir: &Path) -> Result<Option<(String, String)>, BookError> {
         let input: Input = serde_json::from_slice(&record.input).map_err(bad)?;
         let outcome: OutcomeRecord<Vec<Change>> = serde_json::from_slice(&record.outcome).map_err(bad)?;
         live.recover(&outcome.changes);
-        again.handle(&input);
+        let now = again.handle(&input);
+        if let (None, Some(effects)) = (&differs, outcome.effects) {
+            let recorded = Outgoing { reply: outcome.reply, effects }.without_waiters();
+            let now = Outgoing::of(&input, &now.effects).without_waiters();
+            if recorded != now {
+                let (recorded, again) = (format!("{recorded:?}"), format!("{now:?}"));
+                differs = Some(Divergence { seq, recorded, again });
+            }
+        }
     }
-    Ok(Some((live.state.hash(), again.state.hash())))
+    Ok(Some(Rerun { applied: live.state.hash(), again: again.state.hash(), differs }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clove_abi::calls::RunSubmit;
+    use clove_abi::ids::ConnId;
+    use clove_abi::table::Call;
+    use clove_kernel::{Event, Tail};
+
+    fn open_in(dir: &Path) -> Journal {
+        open(dir, 1).expect("journal").journal
+    }
+
+    fn submit() -> Input {
+        let peer = Peer::Operator { uid: 0, pid: 7, command: "test".into() };
+        let args = serde_json::json!({"spec": {"kind": "sweep", "name": "s", "program": {"cold": {"argv": ["x"]}}}});
+        let call = Call::RunSubmit(serde_json::from_value::<RunSubmit>(args).expect("arguments"));
+        let event = Event::Call { conn: ConnId(1), correlation: 5, peer, call, tail: Tail::default() };
+        Input { wall_ms: 2, mono_ms: 2, event }
+    }
+
+    fn boot() -> Input {
+        let defaults = State::default().defaults;
+        Input { wall_ms: 1, mono_ms: 1, event: Event::Boot { capacity_bytes: 1 << 30, cpus: 2, defaults } }
+    }
+
+    /// A boot and a call; `falsify` may rewrite what the core issued for the call before it is recorded.
+    fn record(dir: &Path, falsify: impl FnOnce(&mut Vec<Effect>)) {
+        let mut journal = open_in(dir);
+        let mut core = Core::default();
+        let first = core.handle(&boot());
+        append(&mut journal, &boot(), 0, &first.changes, &first.effects).expect("append");
+        let mut second = core.handle(&submit());
+        assert!(!second.effects.is_empty());
+        falsify(&mut second.effects);
+        append(&mut journal, &submit(), 0, &second.changes, &second.effects).expect("append");
+        journal.flush().expect("flush");
+    }
+
+    #[test]
+    fn a_record_holds_the_answers_digest_and_running_it_again_gives_the_same() {
+        let dir = tempfile::tempdir().expect("folder");
+        record(dir.path(), |_| {});
+        let last = clove_journal::Reader::open(dir.path(), 2, u64::MAX).expect("reader").next();
+        let last = last.expect("two records").expect("whole");
+        let outcome: OutcomeRecord<serde_json::Value> =
+            serde_json::from_slice(&last.outcome).expect("outcome");
+        assert!(matches!(outcome.reply, Some(Answer::Ok(d) | Answer::Err(_, d)) if d.len() == 64));
+        let r = rerun(dir.path()).expect("readable").expect("from the first record");
+        assert!(r.differs.is_none() && r.applied == r.again, "{r:?}");
+    }
+
+    #[test]
+    fn an_answer_that_differs_from_what_was_recorded_is_named() {
+        let dir = tempfile::tempdir().expect("folder");
+        record(dir.path(), |effects| {
+            for e in effects {
+                if let Effect::Reply { body, .. } = e {
+                    *body = b"{}".to_vec();
+                }
+                if let Effect::Fail { error, .. } = e {
+                    error.message.push('!');
+                }
+            }
+        });
+        let r = rerun(dir.path()).expect("readable").expect("from the first record");
+        assert_eq!(r.differs.map(|d| d.seq), Some(2));
+    }
+
+    #[test]
+    fn records_without_answer_and_effects_stay_readable() {
+        let old: OutcomeRecord<Vec<Change>> = serde_json::from_str(r#"{"changes": []}"#).expect("outcome");
+        assert!(old.reply.is_none() && old.effects.is_none());
+    }
 }

@@ -693,7 +693,7 @@ impl Keeper {
         let mut reader = Reader::open(&self.journal_dir, from + 1, until).map_err(|e| journal(&e))?;
         let mut batch = Batch::default();
         while let Some(r) = reader.next_view().map_err(|e| journal(&e))? {
-            let OutcomeRecord { changes } =
+            let OutcomeRecord { changes, .. } =
                 serde_json::from_slice::<OutcomeRecord<Vec<Change>>>(r.outcome).map_err(|e| journal(&e))?;
             changes.iter().for_each(|c| state.apply(c));
             if r.seq > applied {
@@ -782,7 +782,8 @@ mod tests {
             let outcome = self.core.handle(&input);
             let refused = outcome.effects.iter().find(|e| matches!(e, clove_kernel::Effect::Fail { .. }));
             assert!(refused.is_none(), "{refused:?}");
-            let a = book::append(&mut self.journal, &input, 0, &outcome.changes).expect("append");
+            let a = book::append(&mut self.journal, &input, 0, &outcome.changes, &outcome.effects)
+                .expect("append");
             self.journal.flush().expect("flush");
             if let Some(p) = p {
                 let seq = a.seq;

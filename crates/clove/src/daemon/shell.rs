@@ -450,7 +450,7 @@ impl Shell {
         let outcome = self.core.handle(&input);
         if !outcome.changes.is_empty() || audit == Audit::Record {
             let mono_ns = self.clock.elapsed().as_nanos() as u64;
-            match book::append(&mut self.journal, &input, mono_ns, &outcome.changes) {
+            match book::append(&mut self.journal, &input, mono_ns, &outcome.changes, &outcome.effects) {
                 Ok(a) => self.projection.record(&input, a, outcome.changes, &self.core.state),
                 Err(why) => {
                     self.break_down(&why);
