@@ -101,7 +101,7 @@ def standalone_columns(
         ("ProcessPool", "pool", faulty, chosen, "until it breaks"),
     )
     for name, mode, configs, hurt, until in plan:
-        takes = until.format(round(2.6 * len(configs) / min(work.jobs, work.cores)))
+        takes = until.format(round(work.cpu_s / min(work.jobs, work.cores)))
         progress.say(f"{name}: {len(configs)} experiments, {takes}")
         column = standalone_column.run(name, mode, configs, work, hurt, progress.count)
         progress.say(f"  {column.completed} of {column.total} in {column.wall_s:.1f} s: {column.what_happened}")
@@ -137,13 +137,14 @@ def run(options: argparse.Namespace) -> Summary:
         options.memory,
         options.jobs or cores,
         cores,
+        dataset.expected_cpu_s(str(made.wheel), targets),
     )
     faulty = victims.with_faults(configs, chosen)
     columns: list[Column] = []
     if not options.skip_standalone:
         columns = standalone_columns(victims.with_faults(configs, None), faulty, work, chosen, progress)
     bystanders = Bystanders()
-    takes = round(2.7 * len(configs) / min(work.jobs, cores))
+    takes = round(1.05 * work.cpu_s / min(work.jobs, cores))
     progress.say(f"CloveOS: {len(configs)} experiments, about {takes} s")
     if options.present:
         # The grace must outlast the demo's own kill, or a slow machine would find the victim already at work.

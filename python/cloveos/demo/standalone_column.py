@@ -36,6 +36,8 @@ class Work(NamedTuple):
     memory_bytes: int
     jobs: int
     cores: int
+    # CPU seconds of all experiments together, as far as can be told before.
+    cpu_s: float = 0.0
 
 
 class _Run:
