@@ -135,6 +135,16 @@ def test_hostile_text_is_made_visible() -> None:
     assert untrusted.for_html("<script>\x00") == "&lt;script&gt;\\x00"
 
 
+def test_the_victim_of_a_kill_is_drawn_from_those_that_are_fit_for_it() -> None:
+    names = [f"e{n}" for n in range(48)]
+    for seed in range(30):
+        chosen = victims.choose(names, seed, kill_among=[9, 17])
+        assert chosen.kill in (9, 17)
+        assert len(set(chosen)) == 3
+    assert victims.choose(names, 1, kill="e3", kill_among=[9, 17]).kill == 3
+    assert victims.choose(names, 1, crash="e9", kill_among=[9, 17]).kill == 17
+
+
 def test_sampler_sees_memory_of_grandchildren() -> None:
     code = "import os,time\npid = os.fork()\nx = b'x' * (64 << 20 if pid == 0 else 1)\ntime.sleep(60)"
     child = subprocess.Popen([sys.executable, "-c", code], start_new_session=True)

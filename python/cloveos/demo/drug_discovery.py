@@ -121,7 +121,9 @@ def run(options: argparse.Namespace) -> Summary:
     ]
     names = [f"{config['target']}-{config['model']}" for config in configs]
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1_000_000)
-    chosen = victims.choose(names, seed, options.crash, options.leak, options.kill)
+    # The forests take longest and so begin first: while the victim waits for the audience, others run.
+    early = [n for n, config in enumerate(configs) if options.present and config["model"] == "RF"]
+    chosen = victims.choose(names, seed, options.crash, options.leak, options.kill, early)
     told = ", ".join(f"{kind} #{position + 1} {names[position]}" for kind, position in chosen._asdict().items())
     progress.say(f"victims (--seed {seed}): {told}")
     cores = len(os.sched_getaffinity(0))

@@ -37,7 +37,7 @@ def draw(summary: Summary, standalone: bool = False) -> str:
         blocks.append(drawing.text(_LEFT, y - 9, column.name, "strong"))
         told = f"{column.completed} of {column.total} completed"
         blocks.append(drawing.text(_LEFT + 104, y - 9, told, f"strong {'good' if whole else 'death'}"))
-        blocks.append(drawing.text(_LEFT + 262, y - 9, _short(column.what_happened), "faint small"))
+        blocks.append(drawing.text(_LEFT + 120 + 8.2 * len(told), y - 9, _short(column.what_happened), "faint small"))
         deaths = [one for one in column.attempts if one.end != "done"]
         rows = _label_rows(deaths, across)
         y += _MARKS * (1 + max(rows, default=-1))

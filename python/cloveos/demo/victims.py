@@ -43,8 +43,12 @@ def choose(
     crash: str | None = None,
     leak: str | None = None,
     kill: str | None = None,
+    kill_among: Sequence[int] = (),
 ) -> Victims:
-    """Three distinct victims: those that are named, the others drawn from the seed."""
+    """Three distinct victims: those that are named, the others drawn from the seed.
+
+    `kill_among` are the positions that the victim of the kill is drawn from, when any are free.
+    """
     if len(names) < 3:
         raise BadVictim(f"three victims need three experiments, and there are {len(names)}: name more targets")
     named = [None if text is None else position_of(text, names) for text in (crash, leak, kill)]
@@ -56,6 +60,10 @@ def choose(
     if len(pool) < 3 - len(taken):
         pool = [position for position in range(len(names)) if position not in taken]
     random.Random(seed).shuffle(pool)
+    early = [position for position in pool if position in kill_among]
+    if named[2] is None and early:
+        named[2] = early[0]
+        pool.remove(early[0])
     drawn = iter(pool)
     return Victims(*(next(drawn) if position is None else position for position in named))
 
