@@ -21,3 +21,9 @@ test: build
 
 tools:
 	scripts/setup test
+
+# Ours and the peers in turns, on this machine: about an hour and a half. ARGS="--quick" shows only that it works;
+# ARGS="ping cold_spawn" runs some. The tables are printed, and kept in target/bench.
+bench: build
+	$(CARGO) build --release --locked -p clove-client --example bench_client
+	scripts/bench --json target/bench/results.json --markdown target/bench/results.md $(ARGS)
