@@ -120,7 +120,12 @@ class Agent:
             opaque = b""
         # Growth, not size: what it shares with its template isn't its own.
         done["rss_bytes"] = max(0, _peak_rss() - self._rss_before)
-        reply_of(self._exchange(_DONE, _json_form.encode(done), opaque))
+        body = _json_form.encode(done)
+        if len(body) > _json_form.MAX_RESULT_BYTES and "result" in done:
+            del done["result"]
+            done["exception"] = exception_text(_json_form.too_long(len(body)))
+            body = _json_form.encode(done)
+        reply_of(self._exchange(_DONE, body, opaque))
 
     def _prepare(self, task: Mapping[str, Any]) -> None:
         environ = os.environ

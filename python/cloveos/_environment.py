@@ -34,6 +34,8 @@ _TOO_WIDE = (
     "/proc",
     "/sys",
 )
+# Folders of a home that programs are installed into, but that have other things in them too: everybody's data, tokens.
+_PRIVATE = (".local", ".cargo", ".config", ".npm-global", "go")
 _SKIPPED_FOLDERS = frozenset(("__pycache__", "node_modules", "site-packages", "build", "dist", "venv", "env"))
 
 MountLike = Union[str, Sequence[str], Dict[str, Any]]
@@ -111,9 +113,14 @@ def mounts(main: MainModule, more: Sequence[MountLike]) -> List[Dict[str, Any]]:
     """Read-only mounts of everything that the caller's code is made of, then those asked for."""
     wanted: List[str] = []
     for prefix in (sys.prefix, sys.exec_prefix, sys.base_prefix, sys.base_exec_prefix):
-        wanted.append(prefix)
-    wanted += _symlinked_prefixes(sys.executable)
-    wanted += sys_path()
+        if _is_private(prefix):
+            wanted += [os.path.join(prefix, d) for d in ("lib", "lib64")]
+        else:
+            wanted.append(prefix)
+    wanted += _executables(sys.executable)
+    for entry in sys_path():
+        wanted.append(entry)
+        wanted += _linked_packages(entry)
     wanted += _editable_folders()
     wanted.append(os.path.dirname(os.path.abspath(__file__)))
     if main.path is not None:
@@ -121,7 +128,9 @@ def mounts(main: MainModule, more: Sequence[MountLike]) -> List[Dict[str, Any]]:
         wanted += [folder] if not too_wide(folder) else [main.path, *_loaded_from(folder)]
     out: Dict[str, Dict[str, Any]] = {}
     for path in _outermost(p for w in wanted for p in _visible(w)):
-        out[path] = {"source": os.path.realpath(path), "target": path, "writable": False}
+        # A file's link at its own path stays a link inside, where what it leads to is shown as well.
+        source = path if os.path.isfile(path) else os.path.realpath(path)
+        out[path] = {"source": source, "target": path, "writable": False}
     for mount in more:
         parsed = parse_mount(mount)
         out[parsed["target"]] = parsed
@@ -161,17 +170,51 @@ def too_wide(folder: str) -> bool:
     )
 
 
-def _symlinked_prefixes(executable: str) -> List[str]:
-    """The installations that an interpreter's chain of links passes (venv, then uv's or pyenv's versioned folders)."""
-    out = []
-    path = os.path.abspath(executable) if executable else ""
-    for _ in range(16):
-        if not path or not os.path.islink(path):
+def _is_private(folder: str) -> bool:
+    """A folder of the home that has other things in it too, such as ~/.local."""
+    home = os.path.expanduser("~")
+    private = [os.path.join(home, name) for name in _PRIVATE]
+    return folder in private or os.path.realpath(folder) in map(os.path.realpath, private)
+
+
+def _executables(executable: str) -> List[str]:
+    """The interpreter and each link on the way to its file: by the installation that it lies in, else by itself.
+
+    A virtual environment's leads to uv's or pyenv's versioned folder, maybe over ~/.local/bin.
+    """
+    out: List[str] = []
+    if not executable:
+        return out
+    path = os.path.abspath(executable)
+    for _ in range(40):  # as many as Linux follows (path_resolution(7))
+        prefix, bin_ = os.path.split(os.path.dirname(path))
+        installed = any(os.path.exists(os.path.join(prefix, d)) for d in ("lib", "lib64", "pyvenv.cfg"))
+        whole = bin_ == "bin" and installed and not too_wide(prefix) and not _is_private(prefix)
+        out.append(prefix if whole else path)
+        if not os.path.islink(path):
             break
         path = os.path.normpath(os.path.join(os.path.dirname(path), os.readlink(path)))
-        prefix = os.path.dirname(os.path.dirname(path))
-        if not too_wide(prefix):
-            out.append(prefix)
+    return out
+
+
+def _linked_packages(folder: str) -> List[str]:
+    """Where the packages of a folder really are, when they are links (`uv --link-mode symlink`, virtualenv, PDM).
+
+    Only in folders that installers fill: a link in a project's own may lead to anything.
+    """
+    out: List[str] = []
+    if os.path.basename(folder) not in ("site-packages", "dist-packages") or not os.access(folder, os.R_OK):
+        return out
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.islink(path):
+            out.append(os.path.realpath(path))
+        elif name.endswith(".dist-info"):
+            # Each file for itself, in folders of the environment's own: the whole package lies around its metadata.
+            path = os.path.join(path, "METADATA")
+            home, at = os.path.split(os.path.dirname(os.path.realpath(path)))
+            if os.path.islink(path) and at == name:
+                out.append(home)
     return out
 
 

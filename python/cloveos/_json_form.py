@@ -22,6 +22,17 @@ _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 class NotStorable(TypeError):
     """A result can't be stored as JSON; the message names where in it, and what."""
 
+    # People read this name; in which of our modules it lies says nothing to them.
+    __module__ = "cloveos"
+
+
+def too_long(length: int) -> NotStorable:
+    """For a result of `length` bytes as JSON."""
+    return NotStorable(
+        f"result: {length / (1 << 20):.1f} MiB as JSON, and at most {MAX_RESULT_BYTES >> 20} MiB are kept; "
+        "write it into a file in $CLOVE_OUT, and return what is to be listed"
+    )
+
 
 def _refuse_constant(word: str) -> NoReturn:
     raise ValueError(f"bare {word} in JSON")

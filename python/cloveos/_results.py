@@ -16,7 +16,7 @@ import sys
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from . import _pickle_scan
-from .errors import UntrustedResult
+from .errors import UntrustedResult, printable
 
 _HERE = "cloveos._results"
 _ADVICE = (
@@ -214,7 +214,10 @@ class _Builder:
     def fraction(self, numerator: Any, denominator: Any) -> Any:
         import fractions
 
-        return fractions.Fraction(_exact(numerator, int), _exact(denominator, int))
+        # Reducing it takes time as the square of its length.
+        length = max(_exact(numerator, int).bit_length(), _exact(denominator, int).bit_length()) // 8
+        self._charge(length * length // 64)
+        return fractions.Fraction(numerator, denominator)
 
     def uuid(self, number: Any) -> Any:
         import uuid
@@ -310,7 +313,32 @@ class _Builder:
         if not (isinstance(kind, type) and issubclass(kind, Exception)):
             raise UntrustedResult("only ordinary built-in exceptions are built from what an agent sends")
         self._charge(len(_exact(args, tuple)))
-        return kind(*args)
+        return kind(*_printable_args(kind, args))
+
+
+def _printable_args(kind: Any, args: Any) -> Any:
+    """An exception's arguments, with all text in them that Python prints as it is made printable.
+
+    A traceback that nobody catches goes to the caller's terminal. Paths stay exact: `str()` of an OSError shows their
+    `repr`. So do the objects of Unicode errors, whose positions count.
+    """
+    exact: Set[int] = set()
+    if kind is KeyError:
+        return args  # its key is shown by its repr too
+    if issubclass(kind, OSError):
+        exact = {2, 4}
+    elif issubclass(kind, UnicodeError):
+        exact = {0 if kind is UnicodeTranslateError else 1}
+    return tuple(arg if i in exact else _printable_arg(arg, 4) for i, arg in enumerate(args))
+
+
+def _printable_arg(arg: Any, depth: int) -> Any:
+    if type(arg) is str:
+        return printable(arg)
+    # SyntaxError has its file's name and line in a tuple.
+    if type(arg) is tuple and depth:
+        return tuple(_printable_arg(part, depth - 1) for part in arg)
+    return arg
 
 
 _NAMES = [name for name in vars(_Builder) if not name.startswith("_")]

@@ -18,6 +18,10 @@ IN_EMBRYO, IN_TEMPLATE, END_OF_CONTROL = 0, 1, -1
 _MESSAGE_CHARS = 4 << 10
 
 
+def _tell(what: str) -> None:
+    """Says what is begun: imports and setup may hang, or end the process. Only a real template has somebody to tell."""
+
+
 class TemplateFailed(Exception):
     """The template can't be made; `traceback` is the user's part of it."""
 
@@ -44,6 +48,8 @@ def main() -> NoReturn:
 
     from . import _agent
 
+    global _tell
+    _tell = lambda what: report({"event": "doing", "what": what})  # noqa: E731
     try:
         with open(os.environ.pop("CLOVE_TEMPLATE_SPEC"), encoding="utf-8") as f:
             spec = json.load(f)
@@ -199,13 +205,14 @@ def _run_setup(named: Optional[str], script: Any, template: Template) -> str:
         what = "setup()"
         if not callable(setup):
             return what
-    template.shared = _attempt(f"setup ({what})", setup)
+    template.shared = _attempt(what if what == "setup()" else f"setup {what}", setup)
     return what
 
 
 def _attempt(what: str, action: Callable[[], Any]) -> Any:
     from ._traceback_text import class_name, clean, user_traceback
 
+    _tell(clean(what, 200))
     try:
         return action()
     except BaseException as e:

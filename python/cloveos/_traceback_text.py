@@ -7,7 +7,8 @@ import os
 import traceback
 from typing import Dict, Optional, Set
 
-#: Longest message and traceback that are kept, in characters.
+#: Longest class, message and traceback that are kept, in characters.
+CLASS_CHARS = 1 << 10
 MESSAGE_CHARS = 16 << 10
 TRACEBACK_CHARS = 64 << 10
 
@@ -21,12 +22,12 @@ def exception_text(error: BaseException) -> Dict[str, str]:
     """As the `ExceptionText` of the wire. Works also when there is hardly any memory left."""
     try:
         return {
-            "class": class_name(type(error)),
+            "class": clean(class_name(type(error)), CLASS_CHARS),
             "message": clean(_message(error), MESSAGE_CHARS),
             "traceback": clean(user_traceback(error), TRACEBACK_CHARS),
         }
     except Exception:
-        return {"class": type(error).__name__, "message": "", "traceback": ""}
+        return {"class": clean(type(error).__name__, CLASS_CHARS), "message": "", "traceback": ""}
 
 
 def class_name(kind: type) -> str:

@@ -19,16 +19,35 @@ __all__ = [
     "UntrustedResult",
 ]
 
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# As `is_hidden` of the kernel's side (clove-abi/src/untrusted.rs), which says whence; line ends and tabs stay. A lone
+# surrogate can't be printed at all.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\udfff\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
 
 
 def printable(text: str) -> str:
-    """`text` with control characters escaped: what an agent says must not drive the reader's terminal."""
-    return _CONTROL.sub(lambda m: m.group().encode("unicode_escape").decode("ascii"), text)
+    """`text` with everything escaped that drives a terminal, turns the direction of writing, or can't be seen."""
+    return _HIDDEN.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape").decode("ascii")
 
 
 class CloveError(RuntimeError):
-    """The base of everything that this library raises."""
+    """The base of everything that this library raises.
+
+    What is wrong may be told in an agent's words, so `str()` is always printable; the attributes are as they came.
+    """
+
+    def __str__(self) -> str:
+        return printable(self._words())
+
+    def _words(self) -> str:
+        return super().__str__()
 
 
 class SysError(CloveError):
@@ -40,7 +59,7 @@ class SysError(CloveError):
         self.message = message
         self.hint = hint
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         return f"{self.code}: {self.message}" + (f" ({self.hint})" if self.hint else "")
 
 
@@ -64,7 +83,7 @@ class RemoteTraceback(Exception):
         self.text = text
 
     def __str__(self) -> str:
-        return self.text
+        return printable(self.text)
 
 
 class RemoteError(CloveError):
@@ -76,7 +95,7 @@ class RemoteError(CloveError):
         self.message = message
         self.traceback = traceback
 
-    def __str__(self) -> str:
+    def _words(self) -> str:
         return f"{self.class_name}: {self.message}" if self.message else self.class_name
 
 

@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import math
 import os
+import re
 import sys
 import threading
 import weakref
@@ -62,6 +63,8 @@ class Executor(_BaseExecutor):
     `retries`: further attempts for a call whose process died. `env`: variables for the calls. `mounts`: "SRC:DST" or
     "SRC:DST:rw"; the script's folder is there anyway, read-only. `seed`: seeds `random` and numpy in each call, derived
     from it and the call's number; random by default.
+    `profile`: "strict" leaves only the system calls that Python programs are known to need, and starts nothing where
+    Linux has no Landlock.
     `trust_results`: unpickle whatever the calls return. Only for code that you trust as your own.
     `initializer` and `initargs` are run once in each worker process, before its first call.
     """
@@ -89,6 +92,7 @@ class Executor(_BaseExecutor):
         seed: Optional[int] = None,
         trust_results: bool = False,
         allow_degraded: bool = False,
+        profile: Optional[str] = None,
     ) -> None:
         if mp_context is not None:
             raise TypeError(
@@ -101,6 +105,8 @@ class Executor(_BaseExecutor):
             raise TypeError("initializer must be a callable")
         if isinstance(preload, str):
             raise TypeError(f"preload = {preload!r}: write a list of modules, for example [{preload!r}]")
+        if profile not in (None, "default", "strict"):
+            raise ValueError(f"profile = {profile!r} isn't known: 'default' or 'strict'")
         self._max_workers = max_workers or _cpus()
         self._limits = _limits(memory, cpu, timeout, pids, disk)
         self._preload = None if preload is None else list(preload)
@@ -114,6 +120,7 @@ class Executor(_BaseExecutor):
         self._seed = int.from_bytes(os.urandom(7), "little") if seed is None else int(seed) & ((1 << 64) - 1)
         self._trusted = trust_results
         self._allow_degraded = allow_degraded
+        self._profile = profile or "default"
         self._main = _environment.MainModule()
         self._initializer: Optional[Tuple[str, bytes]] = None
         self._initializer_call = (initializer, initargs) if initializer is not None else None
@@ -235,6 +242,7 @@ class Executor(_BaseExecutor):
             "seed": self._seed,
             "attached": True,
             "allow_degraded": self._allow_degraded,
+            "profile": self._profile,
         }
 
 
@@ -249,6 +257,8 @@ def _cwd(mounts: List[Dict[str, Any]]) -> Dict[str, str]:
 
 def _own_name() -> str:
     script = os.path.basename(sys.argv[0]) if sys.argv else ""
+    # The kernel takes no control characters in a name, and its wire no bytes that aren't UTF-8.
+    script = re.sub("[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "_", script)[:50]
     return script if script not in ("", "-c", "-m") else "executor"
 
 

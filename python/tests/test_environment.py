@@ -84,6 +84,7 @@ def test_wide_folders_are_never_mounted(tmp_path: Path, monkeypatch: pytest.Monk
 def test_an_environment_under_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = tmp_path / "versions" / "3.11.9"
     (real / "bin").mkdir(parents=True)
+    (real / "lib").mkdir()
     (real / "bin" / "python3").write_text("")
     (tmp_path / "versions" / "3.11").symlink_to(real)
     venv = tmp_path / "venv"
@@ -98,6 +99,53 @@ def test_an_environment_under_links(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found[str(venv)] == str(venv)
     assert found[str(tmp_path / "versions" / "3.11")] == str(real), "the name that the link goes over is there too"
     assert found[str(real)] == str(real)
+
+
+def test_an_interpreter_in_a_folder_with_other_things(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """~/.local/bin/python3 may be a link that uv made, or an installation of its own; ~/.local/share is nobody's."""
+    real = tmp_path / "versions" / "3.11.9"
+    local = tmp_path / "home" / ".local"
+    for folder in (real / "bin", real / "lib", local / "bin", local / "lib", local / "share"):
+        folder.mkdir(parents=True)
+    (real / "bin" / "python3").write_text("")
+    link = local / "bin" / "python3"
+    link.symlink_to(real / "bin" / "python3")
+    venv = tmp_path / "venv"
+    (venv / "bin").mkdir(parents=True)
+    (venv / "pyvenv.cfg").write_text("")
+    (venv / "bin" / "python").symlink_to(link)
+    script = tmp_path / "project" / "script.py"
+    script.parent.mkdir()
+    script.write_text(GUARDED)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(sys, "prefix", str(venv))
+    monkeypatch.setattr(sys, "executable", str(venv / "bin" / "python"))
+    found = {m["target"]: m["source"] for m in environment.mounts(main_of(script), [])}
+    assert found[str(link)] == str(link), "so that it can be a link inside"
+    assert {str(real), str(venv)} <= set(found)
+    monkeypatch.setattr(sys, "prefix", str(local))
+    monkeypatch.setattr(sys, "executable", str(link))
+    own = targets(environment.mounts(main_of(script), []))
+    assert {str(link), str(local / "lib")} <= set(own)
+    assert not [t for t in (*found, *own) if t == str(local) or t.startswith(str(local / "share"))]
+
+
+def test_packages_that_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    site, cache = tmp_path / "site-packages", tmp_path / "cache"
+    for folder in (site / "one-1.dist-info", cache / "a1" / "one-1.dist-info", cache / "a2" / "two", cache / "a3"):
+        folder.mkdir(parents=True)
+    (cache / "a1" / "one-1.dist-info" / "METADATA").write_text("")
+    (site / "one-1.dist-info" / "METADATA").symlink_to(cache / "a1" / "one-1.dist-info" / "METADATA")
+    (site / "two").symlink_to(cache / "a2" / "two")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "data").symlink_to(cache / "a3")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(site), str(tmp_path / "src")])
+    script = tmp_path / "project" / "script.py"
+    script.parent.mkdir()
+    script.write_text(GUARDED)
+    found = targets(environment.mounts(main_of(script), []))
+    assert {str(cache / "a1"), str(cache / "a2" / "two"), str(site), str(tmp_path / "src")} <= set(found)
+    assert str(cache / "a3") not in found, "a link in a project's own folder may lead to anything"
 
 
 def test_editable_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -339,6 +339,7 @@ def test_ctrl_c_ends_the_run(kernel: FakeKernel) -> None:
         ({"mounts": ["/no/such/place:/x"]}, ValueError, "doesn't exist"),
         ({"mounts": ["/usr:/x:yes"]}, ValueError, "SRC:DST"),
         ({"initializer": 5}, TypeError, "callable"),
+        ({"profile": "lax"}, ValueError, "'default' or 'strict'"),
         ({"reuse": -1}, ValueError, "reuse"),
     ],
 )
@@ -350,10 +351,12 @@ def test_bad_options_say_which(options: dict, error: type, message: str) -> None
 def test_options_reach_the_spec(kernel: FakeKernel, tmp_path: Path) -> None:
     mount = f"{tmp_path}:/data:rw"
     with Executor(
-        3, memory="512m", cpu=0.5, timeout=1.5, pids=64, disk="1g", reuse=7, retries=4, name="mine", mounts=[mount]
-    ) as executor:
+        3, memory="512m", cpu=0.5, timeout=1.5, pids=64, disk="1g", reuse=7, retries=4, name="mine", mounts=[mount],
+        profile="strict",
+    ) as executor:  # fmt: skip
         executor.submit(tasks.pid).result()
     spec = kernel.runs["r1"].spec
+    assert spec["profile"] == "strict"
     assert spec["limits"] == {
         "memory_bytes": 512 << 20, "cpu_milli": 500, "wall_ms": 1500, "pids": 64, "disk_bytes": 1 << 30,
     }  # fmt: skip

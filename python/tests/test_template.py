@@ -87,6 +87,7 @@ class Host:
     def __init__(self, library: str, spec: Dict[str, Any], python: str = sys.executable, env: Any = None) -> None:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.control.settimeout(60)
+        self.doing: List[str] = []
         folder = Path(spec.pop("folder"))
         path = folder / "spec.json"
         path.write_text(json.dumps({"python": python, "preload": [], "setup": None, "script": None, **spec}))
@@ -105,9 +106,13 @@ class Host:
         theirs.close()
 
     def event(self) -> Dict[str, Any]:
-        data = self.control.recv(1 << 20)
-        assert data, self.out.read_text()
-        return json.loads(data)
+        while True:
+            data = self.control.recv(1 << 20)
+            assert data, self.out.read_text()
+            event: Dict[str, Any] = json.loads(data)
+            if event["event"] != "doing":
+                return event
+            self.doing.append(event["what"])
 
     def fork(self) -> Agent:
         ours, theirs = socket.socketpair()
@@ -314,7 +319,7 @@ def test_a_child_of_a_task_has_no_socket(host: Any) -> None:
         ("x = 1", None, {}, ["train.py defines no function `run`"]),
         ("def run(a, b, c): pass", None, {}, ["run(a, b, c) can't be called with (config, shared)"]),
         ("def run(c): pass\nx = y", None, {}, ["loading", "train.py failed: NameError"]),
-        ("def run(c): pass\ndef setup(): raise OSError('no data')", None, {}, ["setup (setup()) failed: OSError: no data"]),
+        ("def run(c): pass\ndef setup(): raise OSError('no data')", None, {}, ["setup() failed: OSError: no data"]),
         ("def run(c): pass", None, {"setup": "own_module:nothing"}, ["own_module for its setup"]),
         ("def run(c): pass", "y = 1", {"setup": "own_module:y"}, ["no function 'y' in own_module"]),
         (

@@ -60,14 +60,15 @@ macro_rules! codes {
 
 codes! {
     /// The bytes on the socket aren't a frame of this version: a wrong version, a length beyond the bounds, set
-    /// padding or an unknown flag. The kernel answers once and closes the connection.
+    /// padding, an unknown flag, descriptors that weren't announced, or an end in the middle of a frame. The kernel
+    /// answers once and closes the connection.
     /// Next: update the client, or see `docs/wire.md` for the layout.
     BadFrame = "E0101", "malformed frame";
     /// No row of the table has this number.
     /// Next: `clove syscalls` lists those that there are; a newer client may know more than this kernel.
     NoSuchCall = "E0102", "no such syscall";
-    /// The body isn't JSON, is nested too deeply, names a field twice, or has a field of the wrong type. The message
-    /// says where.
+    /// The body isn't JSON, is nested too deeply, names a field twice, or has a field of the wrong type; or the
+    /// arguments or the tail are longer than the call takes. The message says which call, and where.
     BadBody = "E0103", "malformed arguments";
     /// Client and kernel speak different versions.
     /// Next: `clove stop`, then run the command again: the newer build starts its own kernel.
@@ -101,8 +102,9 @@ codes! {
     /// The machine's capacity can't hold what was asked for, even when nothing else runs.
     /// Next: ask for less memory or fewer CPUs; `clove kernel info` shows the capacity.
     TooLarge = "E0501", "more than this machine has";
-    /// A queue is full. Nothing was taken.
-    /// Next: wait for some tasks to end, then try again.
+    /// A queue, the disk limit of an agent's blobs, the memory for inputs and results, or the number of connections is full.
+    /// Nothing was taken.
+    /// Next: wait for some tasks to end, read what was answered, close what isn't needed, then try again.
     Full = "E0502", "full";
     /// A requested limit can't be enforced on this host, so the start was refused.
     /// Next: `clove doctor` names the remedy; `--allow-degraded` starts without it, marked on every listing.
@@ -120,8 +122,9 @@ codes! {
     /// The program doesn't exist inside the sandbox. `clove run` exits with 127.
     /// Next: a program outside the system folders is seen with `--mount DIR:DIR` or `--here`.
     ProgramNotFound = "E0604", "program not found";
-    /// The journal can't be written: disk full or failing. Nothing that was acknowledged is lost; no new effect is started.
-    /// Next: free space, then `clove stop` and run the command again.
+    /// The journal can't be written: disk full or failing, or the data directory was moved away. Nothing that was
+    /// acknowledged is lost; the kernel ends what runs, and leaves.
+    /// Next: make room on the data directory's disk, then run the command again; `clove sweep resume` goes on with sweeps.
     Journal = "E0701", "journal can't be written";
     /// A blob couldn't be stored or read.
     BlobStore = "E0702", "blob store failed";

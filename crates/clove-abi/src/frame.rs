@@ -143,18 +143,24 @@ pub fn check_depth(body: &[u8]) -> Result<(), ()> {
 
 /// A whole frame as bytes, for a call or a reply.
 pub fn encode(number: u16, flags: u8, correlation: u64, body: &[u8], tail: &[u8]) -> Vec<u8> {
+    let mut out = encode_head(number, flags, correlation, body, tail.len());
+    out.extend_from_slice(tail);
+    out
+}
+
+/// A frame but for its tail, which follows on its own.
+pub fn encode_head(number: u16, flags: u8, correlation: u64, body: &[u8], tail_len: usize) -> Vec<u8> {
     let h = Header {
         body_len: u32::try_from(body.len()).unwrap_or(u32::MAX),
-        tail_len: u32::try_from(tail.len()).unwrap_or(u32::MAX),
+        tail_len: u32::try_from(tail_len).unwrap_or(u32::MAX),
         flags,
         number,
         fds: 0,
         correlation,
     };
-    let mut out = Vec::with_capacity(HEADER_LEN + body.len() + tail.len());
+    let mut out = Vec::with_capacity(HEADER_LEN + body.len());
     out.extend_from_slice(&h.encode());
     out.extend_from_slice(body);
-    out.extend_from_slice(tail);
     out
 }
 

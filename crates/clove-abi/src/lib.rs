@@ -8,7 +8,9 @@ pub mod float;
 pub mod frame;
 pub mod ids;
 pub mod limits;
+mod place;
 pub mod run;
+mod strict;
 pub mod table;
 pub mod untrusted;
 

@@ -38,6 +38,9 @@ pub struct TemplateSpec {
     /// What the caller found out about the inputs' state (sizes and times of the files, versions): a change here
     /// makes another template.
     pub inputs_digest: String,
+    /// How long its imports and its setup may take together, in milliseconds; ten minutes when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub load_ms: Option<u64>,
 }
 
 /// What is started for each task.
@@ -51,6 +54,31 @@ pub enum Program {
         /// Program and arguments.
         argv: Vec<String>,
     },
+}
+
+/// Which system calls a program may make.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// All but those that are refused by name.
+    #[default]
+    Default,
+    /// Only those that the supported runtimes are known to need. Where the host has no Landlock, nothing is started.
+    Strict,
+}
+
+impl Profile {
+    /// As it is written in sweep files, flags and listings.
+    pub fn word(self) -> &'static str {
+        match self {
+            Profile::Default => "default",
+            Profile::Strict => "strict",
+        }
+    }
+
+    pub fn is_default(&self) -> bool {
+        *self == Profile::Default
+    }
 }
 
 /// What makes an attempt worth repeating.
@@ -134,6 +162,8 @@ pub struct RunSpec {
     /// Start although a limit can't be enforced here; marked on every listing.
     #[serde(default)]
     pub allow_degraded: bool,
+    #[serde(default, skip_serializing_if = "Profile::is_default")]
+    pub profile: Profile,
 }
 
 fn is_zero(n: &u64) -> bool {

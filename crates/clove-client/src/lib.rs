@@ -3,6 +3,7 @@
 pub mod build_id;
 pub mod connection;
 pub mod error;
+pub mod file_system;
 pub mod paths;
 pub mod start;
 

@@ -18,6 +18,14 @@ const KEPT_ENV: &[&str] = &["HOME", "PATH", "USER", "LOGNAME", "SHELL", "LANG", 
 /// The same, by their beginnings.
 const KEPT_PREFIXES: &[&str] = &["CLOVE_", "XDG_", "LC_", "SLURM_", "DBUS_SESSION_"];
 
+/// How a kernel begins what it says on its ready pipe when another one holds the data directory.
+pub const LOCKED: &str = "locked: ";
+/// Between the reason why a kernel can't start and what to do about it.
+pub const TRY: &str = "\ntry: ";
+/// How long a kernel may take for the answer to the first call.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+/// How long somebody who holds the data directory and isn't a kernel that can be seen from here is waited for.
+const STRANGER_PATIENCE: Duration = Duration::from_secs(2);
 /// A kernel that says it is ready, and is gone each time, isn't started for ever.
 const MOST_STARTS: u32 = 2;
 
@@ -60,6 +68,8 @@ pub struct Connected {
     pub started: bool,
     /// A kernel of another build answers and is busy: what to tell the user, once.
     pub note: Option<String>,
+    /// Where it was found.
+    pub paths: Paths,
 }
 
 /// No kernel could be reached.
@@ -70,23 +80,90 @@ pub enum StartError {
     /// Nobody listens, and starting one wasn't asked for.
     #[error("no kernel is running for {}", data_dir.display())]
     NotRunning { data_dir: PathBuf },
-    /// The kernel said why it can't start.
+    /// The kernel said why it can't start, and perhaps what to do.
     #[error("the kernel didn't start: {reason}")]
-    Failed { reason: String, log: PathBuf },
+    Failed { reason: String, hint: Option<String>, log: PathBuf },
     /// Neither ready nor failed in time.
     #[error("the kernel wasn't ready after {} s", after.as_secs())]
     TooSlow { after: Duration, log: PathBuf },
     /// Somebody holds the data directory's lock, but nobody answers at its socket.
-    #[error("another process holds {}, but doesn't answer at {}", data_dir.display(), socket.display())]
-    HeldButSilent { data_dir: PathBuf, socket: PathBuf, reason: String },
+    #[error("{} holds {}, but nobody answers at its socket {}", holder.shown(), data_dir.display(), socket.display())]
+    HeldButSilent { data_dir: PathBuf, socket: PathBuf, holder: Holder },
+    /// It took the connection, and says nothing.
+    #[error("{} of {} {}", holder.shown(), data_dir.display(), holder.silence(*after))]
+    Silent { data_dir: PathBuf, holder: Holder, after: Duration },
     /// It speaks another version of the wire, so not even its state can be asked for.
     #[error("the running kernel speaks another version than this command ({what})")]
     OtherVersion { what: String },
     /// The kernel answered the first call with an error.
-    #[error("the kernel refused the connection: {0}")]
+    #[error("{}", refusal(.0))]
     Refused(ClientError),
     #[error("{doing} failed: {}", in_words(source))]
     Io { doing: &'static str, source: io::Error },
+    /// Something of the system is missing that every kernel needs.
+    #[error("the kernel can't be started here: {what}")]
+    NoGround { what: &'static str, hint: &'static str },
+}
+
+/// The process that a data directory's lock names, as /proc shows it to this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    pub pid: Option<u32>,
+    /// It is a kernel: its pid hasn't gone to something else, and isn't another PID namespace's.
+    pub is_kernel: bool,
+    /// Stopped by a signal, or by a debugger.
+    pub is_stopped: bool,
+}
+
+impl Holder {
+    fn of(paths: &Paths) -> Holder {
+        let pid = paths.kernel_words().0;
+        let read = |name: &str| {
+            pid.and_then(|p| std::fs::read(format!("/proc/{p}/{name}")).ok()).unwrap_or_default()
+        };
+        // Its second word: the first is what the starting command called it.
+        let is_kernel = read("cmdline").split(|b| *b == 0).nth(1) == Some(b"serve");
+        // The state follows the name, which is in brackets and may hold anything (proc_pid_stat(5)).
+        let stat = read("stat");
+        let after_name = stat.iter().rposition(|b| *b == b')').map_or(&[][..], |i| &stat[i + 1..]);
+        let is_stopped = is_kernel && matches!(after_name.get(1), Some(b'T' | b't'));
+        Holder { pid, is_kernel, is_stopped }
+    }
+
+    fn shown(&self) -> String {
+        match (self.is_kernel, self.pid) {
+            (true, Some(pid)) => format!("the kernel (pid {pid})"),
+            _ => "another process".to_owned(),
+        }
+    }
+
+    fn silence(&self, after: Duration) -> String {
+        if self.is_stopped {
+            "is stopped, and doesn't answer".to_owned()
+        } else {
+            format!("hasn't answered for {} s", after.as_secs())
+        }
+    }
+
+    fn hint(&self) -> String {
+        match (self.is_kernel, self.pid) {
+            (true, Some(pid)) if self.is_stopped => format!("kill -CONT {pid} lets it go on"),
+            (true, Some(pid)) => format!(
+                "its kernel.log may say what it is at; `kill -9 {pid}` ends it: what it has acknowledged is kept, and \
+                 sweeps can be resumed"
+            ),
+            _ => "it may run in another container, which has this folder too: end it there, or set CLOVE_HOME to \
+                  another folder"
+                .to_owned(),
+        }
+    }
+}
+
+fn refusal(e: &ClientError) -> String {
+    match e {
+        ClientError::Refused(e) => format!("the kernel turned this command away: {} ({})", e.message, e.code),
+        e => format!("the kernel refused the connection: {e}"),
+    }
 }
 
 impl StartError {
@@ -95,12 +172,15 @@ impl StartError {
         match self {
             StartError::Paths(e) => e.hint.clone(),
             StartError::NotRunning { .. } => "the next command that needs one starts it".into(),
+            StartError::Failed { hint: Some(hint), .. } => hint.clone(),
             StartError::Failed { log, .. } | StartError::TooSlow { log, .. } => {
                 format!("read {}, and run `clove doctor`", log.display())
             }
-            StartError::HeldButSilent { reason, .. } => format!("wait a moment and try again ({reason})"),
+            StartError::HeldButSilent { holder, .. } | StartError::Silent { holder, .. } => holder.hint(),
             StartError::OtherVersion { .. } => "`clove stop` with the other version's `clove`".into(),
+            StartError::Refused(ClientError::Refused(e)) if !e.hint.is_empty() => e.hint.clone(),
             StartError::Refused(_) | StartError::Io { .. } => "run `clove doctor`".into(),
+            StartError::NoGround { hint, .. } => (*hint).into(),
         }
     }
 }
@@ -111,73 +191,79 @@ impl StartError {
 /// # Errors
 /// [`StartError`].
 pub fn connect_or_start(options: &StartOptions) -> Result<Connected, StartError> {
-    let deadline = Instant::now() + options.deadline;
-    let socket = options.paths.socket();
+    let begun = Instant::now();
+    let deadline = begun + options.deadline;
+    let mut paths = options.paths.clone();
     let mut handed_over = false;
-    let mut started = false;
     let mut starts = 0;
-    let mut last_start: Option<StartOutcome>;
+    let mut was_locked = false;
     let mut pause = Duration::from_millis(2);
     loop {
-        match greet(&socket, &options.client) {
-            Ok(Some((mut client, kernel))) => {
-                if kernel.build == build_id() || started {
-                    return Ok(Connected { client, kernel, started, note: None });
-                }
-                // An older kernel with nothing to do makes room for the newer build. Once: two builds that are used
-                // in turns would else push each other out for ever.
-                if kernel.idle && options.start && !handed_over {
-                    handed_over = true;
-                    match client.call(&KernelShutdown { force: false }) {
-                        Ok(_) | Err(ClientError::Lost { .. }) => {
-                            wait_until_gone(&socket, deadline);
-                            continue;
-                        }
-                        // It got work in between.
-                        Err(_) => {}
-                    }
-                }
-                let note = format!(
-                    "the running kernel (pid {}, version {}, build {}) is of another build than this command \
-                     (version {}, build {}); once its work is done, `clove stop` makes room for this one",
-                    kernel.pid,
-                    kernel.version,
-                    kernel.build,
-                    env!("CARGO_PKG_VERSION"),
-                    build_id()
-                );
-                return Ok(Connected { client, kernel, started, note: Some(note) });
+        if let Some((mut client, kernel)) = greet(&paths, &options.client)? {
+            if kernel.build == build_id() || starts > 0 {
+                return Ok(Connected { client, kernel, started: starts > 0, note: None, paths });
             }
-            Ok(None) if !options.start => {
-                return Err(StartError::NotRunning { data_dir: options.paths.data_dir.clone() });
-            }
-            Ok(None) => match spawn_kernel(options, deadline)? {
-                StartOutcome::Ready => {
-                    starts += 1;
-                    if starts > MOST_STARTS {
-                        return Err(ended_at_once(&options.paths));
+            // An older kernel with nothing to do makes room for the newer build. Once: two builds that are used in
+            // turns would else push each other out for ever.
+            if kernel.idle && options.start && !handed_over {
+                handed_over = true;
+                match client.call(&KernelShutdown { force: false }) {
+                    Ok(_) | Err(ClientError::Lost { .. }) => {
+                        wait_until_gone(&paths.socket(), deadline);
+                        continue;
                     }
-                    started = true;
-                    last_start = Some(StartOutcome::Ready);
+                    // It got work in between.
+                    Err(_) => {}
                 }
-                // Somebody else's kernel is starting or ending.
-                StartOutcome::Locked(reason) => last_start = Some(StartOutcome::Locked(reason)),
-            },
-            Err(e) => return Err(e),
+            }
+            let note = format!(
+                "the running kernel (pid {}, version {}, build {}) is of another build than this command \
+                 (version {}, build {}); once its work is done, `clove stop` makes room for this one",
+                kernel.pid,
+                kernel.version,
+                kernel.build,
+                env!("CARGO_PKG_VERSION"),
+                build_id()
+            );
+            return Ok(Connected { client, kernel, started: false, note: Some(note), paths });
         }
-        if Instant::now() >= deadline {
-            return Err(match last_start {
-                Some(StartOutcome::Locked(reason)) => {
-                    StartError::HeldButSilent { data_dir: options.paths.data_dir.clone(), socket, reason }
+        let outcome = match options.start {
+            true => spawn_kernel(options, deadline)?,
+            false if paths.is_locked() => StartOutcome::Locked,
+            false => return Err(StartError::NotRunning { data_dir: paths.data_dir }),
+        };
+        match outcome {
+            StartOutcome::Ready => {
+                starts += 1;
+                if starts > MOST_STARTS {
+                    return Err(ended_at_once(&paths));
                 }
-                _ => StartError::TooSlow { after: options.deadline, log: options.paths.kernel_log() },
-            });
+            }
+            // Somebody else's kernel is starting or ending, or makes a socket anew that was taken away.
+            StartOutcome::Locked => {
+                was_locked = true;
+                let holder = Holder::of(&paths);
+                let patience =
+                    if holder.is_kernel { deadline } else { deadline.min(begun + STRANGER_PATIENCE) };
+                if Instant::now() >= patience || holder.is_stopped {
+                    return Err(held_but_silent(&paths, holder));
+                }
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(100));
+            }
+            StartOutcome::Silent if was_locked => {
+                return Err(held_but_silent(&paths, Holder::of(&paths)));
+            }
+            StartOutcome::Silent => {
+                return Err(StartError::TooSlow { after: options.deadline, log: paths.kernel_log() });
+            }
         }
-        if !matches!(last_start, Some(StartOutcome::Ready)) {
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(Duration::from_millis(100));
-        }
+        paths.follow_kernel();
     }
+}
+
+fn held_but_silent(paths: &Paths, holder: Holder) -> StartError {
+    StartError::HeldButSilent { data_dir: paths.data_dir.clone(), socket: paths.socket(), holder }
 }
 
 /// A further connection to the kernel that is running; for threads that wait on their own.
@@ -185,15 +271,16 @@ pub fn connect_or_start(options: &StartOptions) -> Result<Connected, StartError>
 /// # Errors
 /// As [`connect_or_start`]; it starts nothing.
 pub fn connect_again(paths: &Paths, client: &str) -> Result<Client, StartError> {
-    match greet(&paths.socket(), client)? {
+    match greet(paths, client)? {
         Some((client, _)) => Ok(client),
         None => Err(StartError::NotRunning { data_dir: paths.data_dir.clone() }),
     }
 }
 
 /// Says hello. Nobody there is `None`.
-fn greet(socket: &Path, client: &str) -> Result<Option<(Client, KernelHelloReply)>, StartError> {
-    let mut connection = match Client::connect(socket) {
+fn greet(paths: &Paths, client: &str) -> Result<Option<(Client, KernelHelloReply)>, StartError> {
+    let silent = |holder, after| StartError::Silent { data_dir: paths.data_dir.clone(), holder, after };
+    let mut connection = match Client::connect(&paths.socket()) {
         Ok(c) => c,
         Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
             return Ok(None);
@@ -201,7 +288,12 @@ fn greet(socket: &Path, client: &str) -> Result<Option<(Client, KernelHelloReply
         Err(source) => return Err(StartError::Io { doing: "connecting to the kernel's socket", source }),
     };
     let io = |source| StartError::Io { doing: "setting up the connection to the kernel", source };
-    connection.set_deadline(Some(Duration::from_secs(20))).map_err(io)?;
+    // Its socket takes connections also while it is stopped.
+    let holder = Holder::of(paths);
+    if holder.is_stopped {
+        return Err(silent(holder, Duration::ZERO));
+    }
+    connection.set_deadline(Some(ANSWER_PATIENCE)).map_err(io)?;
     let hello = KernelHello {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         build: build_id().to_owned(),
@@ -226,6 +318,7 @@ fn greet(socket: &Path, client: &str) -> Result<Option<(Client, KernelHelloReply
         {
             Ok(None)
         }
+        Err(ClientError::Lost { .. }) => Err(silent(Holder::of(paths), ANSWER_PATIENCE)),
         Err(e) => Err(StartError::Refused(e)),
     }
 }
@@ -242,7 +335,7 @@ fn ended_at_once(paths: &Paths) -> StartError {
     } else {
         format!("it ended right after its start, and said last:\n    {}", last.join("\n    "))
     };
-    StartError::Failed { reason, log }
+    StartError::Failed { reason, hint: None, log }
 }
 
 fn wait_until_gone(socket: &Path, deadline: Instant) {
@@ -253,11 +346,14 @@ fn wait_until_gone(socket: &Path, deadline: Instant) {
 
 enum StartOutcome {
     Ready,
-    /// The data directory is somebody else's at the moment; in the kernel's words.
-    Locked(String),
+    /// The data directory is somebody else's at the moment.
+    Locked,
+    /// It has said nothing yet, and the time is over.
+    Silent,
 }
 
-/// Starts `clove serve --background` and waits for what it says on its ready pipe: `1`, or a sentence.
+/// Starts `clove serve --background` and waits for what it says on its ready pipe: `1`, or a sentence, and what to try
+/// in a line of its own.
 fn spawn_kernel(options: &StartOptions, deadline: Instant) -> Result<StartOutcome, StartError> {
     let io = |doing| move |source| StartError::Io { doing, source };
     // This file even if it was replaced or removed since: a build that is still being written isn't started.
@@ -287,22 +383,40 @@ fn spawn_kernel(options: &StartOptions, deadline: Instant) -> Result<StartOutcom
         .stderr(Stdio::null())
         // Out of the terminal's group at once: a Ctrl-C before its setsid would else end it.
         .process_group(0);
-    let mut child = command.spawn().map_err(io("starting the kernel"))?;
+    let mut child = command
+        .spawn()
+        .map_err(|source| no_ground().unwrap_or(StartError::Io { doing: "starting the kernel", source }))?;
     drop(writer);
     let said = read_until(reader, deadline).map_err(io("waiting for the kernel"))?;
     match said {
-        None => Err(StartError::TooSlow { after: options.deadline, log: options.paths.kernel_log() }),
+        None => Ok(StartOutcome::Silent),
         Some(text) if text.starts_with('1') => Ok(StartOutcome::Ready),
         Some(text) => {
             let ended = child.wait().map_err(io("waiting for the kernel"))?;
             let text = text.trim();
-            if text.starts_with("locked") {
-                return Ok(StartOutcome::Locked(text.to_owned()));
+            if text.starts_with(LOCKED) {
+                return Ok(StartOutcome::Locked);
             }
-            let reason = if text.is_empty() { format!("it ended with {ended}") } else { text.to_owned() };
-            Err(StartError::Failed { reason, log: options.paths.kernel_log() })
+            let (reason, hint) = match text.split_once(TRY) {
+                _ if text.is_empty() => (format!("it ended with {ended}"), None),
+                Some((reason, hint)) => (reason.to_owned(), Some(hint.to_owned())),
+                None => (text.to_owned(), None),
+            };
+            Err(StartError::Failed { reason, hint, log: options.paths.kernel_log() })
         }
     }
+}
+
+/// What of the system a program can't be started without.
+fn no_ground() -> Option<StartError> {
+    let missing = |what, hint| Some(StartError::NoGround { what, hint });
+    if !Path::new("/proc/self/exe").exists() {
+        return missing("no /proc is mounted", "mount -t proc proc /proc");
+    }
+    if !Path::new("/dev/null").exists() {
+        return missing("there is no /dev/null", "mknod -m 666 /dev/null c 1 3");
+    }
+    None
 }
 
 /// What is written to a pipe until it is closed or begins with `1`; `None` when the time runs out first.
@@ -348,7 +462,7 @@ mod tests {
             d
         };
         StartOptions {
-            paths: Paths { data_dir: dir("data"), runtime_dir: dir("run") },
+            paths: Paths { data_dir: dir("data"), runtime_dir: dir("run"), runtime_dirs: vec![dir("run")] },
             program: Some(program),
             client: "test".into(),
             start: true,
@@ -383,6 +497,12 @@ mod tests {
         let e = connect_or_start(&options(&t, "eval \"echo the disk is on fire >&$fd\"; exit 3"))
             .expect_err("can't start");
         assert!(e.to_string().contains("the disk is on fire"), "{e}");
+        let e = connect_or_start(&options(&t, "eval \"printf 'no room\\ntry: tidy up\\n' >&$fd\"; exit 3"))
+            .expect_err("can't start");
+        assert_eq!(
+            (e.to_string().as_str(), e.hint().as_str()),
+            ("the kernel didn't start: no room", "tidy up")
+        );
         let e = connect_or_start(&options(&t, "exit 3")).expect_err("can't start");
         assert!(e.to_string().contains("exit status: 3"), "{e}");
     }
@@ -398,7 +518,7 @@ mod tests {
     #[test]
     fn the_loser_of_the_lock_connects_to_the_winner() {
         let t = tempfile::tempdir().expect("tempdir");
-        let o = options(&t, "eval \"echo locked by pid 7 >&$fd\"; exit 1");
+        let o = options(&t, "eval \"echo locked: by pid 7 >&$fd\"; exit 1");
         let socket = o.paths.socket();
         let winner = std::thread::spawn(move || {
             std::thread::sleep(Duration::from_millis(150));
@@ -407,6 +527,22 @@ mod tests {
         let c = connect_or_start(&o).expect("connected");
         assert!(!c.started && c.note.is_none());
         winner.join().expect("winner");
+    }
+
+    /// The one that holds the lock may be another container's, which has the folder too: there is no use in waiting.
+    #[test]
+    fn a_stranger_that_holds_the_folder_is_not_waited_for_long() {
+        let t = tempfile::tempdir().expect("tempdir");
+        let mut o = options(&t, "eval \"echo locked: x >&$fd\"; exit 1");
+        o.deadline = Duration::from_secs(60);
+        let begun = Instant::now();
+        let e = connect_or_start(&o).expect_err("held");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        assert!(e.to_string().starts_with("another process holds ") && e.hint().contains("container"), "{e}");
+        // A pid that is something else's by now.
+        std::fs::write(o.paths.lock(), format!("{}\n", std::process::id())).expect("write");
+        let e = connect_or_start(&o).expect_err("held");
+        assert!(e.to_string().starts_with("another process holds "), "{e}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use crate::waiting::Waiting;
 use crate::{lifecycle, scheduler};
 use clove_abi::error::{ErrorCode, SysError};
 use clove_abi::ids::ConnId;
-use clove_abi::table::{Call, From};
+use clove_abi::table::{Call, From, Spec};
 use serde::Serialize;
 
 /// What one input led to.
@@ -70,6 +70,12 @@ pub fn json<T: Serialize>(body: &T) -> Vec<u8> {
     serde_json::to_vec(body).unwrap_or_else(|_| b"{}".to_vec())
 }
 
+/// For a call that isn't its caller's.
+pub fn not_permitted(spec: &Spec) -> SysError {
+    let who = if spec.from == From::Operator { "an operator" } else { "an agent" };
+    SysError::new(ErrorCode::NotPermitted, format!("{} may only be called by {who}", spec.name))
+}
+
 impl Tx<'_> {
     /// Applies a change and notes it for the journal.
     pub fn change(&mut self, c: Change) {
@@ -114,15 +120,8 @@ impl Core {
                     | (From::Agent, Peer::Agent(_)) => true,
                     (From::Operator, Peer::Agent(_)) | (From::Agent, Peer::Operator { .. }) => false,
                 };
-                let decision = if allowed {
-                    dispatch(&mut tx, &caller, call)
-                } else {
-                    let who = if spec.from == From::Operator { "an operator" } else { "an agent" };
-                    Err(SysError::new(
-                        ErrorCode::NotPermitted,
-                        format!("{} may only be called by {who}", spec.name),
-                    ))
-                };
+                let decision =
+                    if allowed { dispatch(&mut tx, &caller, call) } else { Err(not_permitted(spec)) };
                 match decision {
                     Ok(Decision::Reply(body)) => tx.effect(Effect::Reply { to, body, durable: spec.durable }),
                     Ok(Decision::Later) => {}
@@ -184,8 +183,7 @@ impl Core {
 }
 
 macro_rules! derive_dispatch {
-    ($( $family:ident { $( $(#[doc = $d:literal])* $n:literal $verb:ident $Args:ident -> $Reply:ident {
-        $from:ident, $audit:ident, $replay:ident, durable $durable:literal, blocks $blocks:literal, fds $fds:literal } )* } )*) => {
+    ($( $family:ident { $( $(#[doc = $d:literal])* $n:literal $verb:ident $Args:ident -> $Reply:ident { $($traits:tt)* } )* } )*) => {
         /// One arm for each row of the table: `calls::FAMILY::VERB::handle`.
         fn dispatch(tx: &mut Tx<'_>, caller: &Caller, call: &Call) -> Result<Decision, SysError> {
             match call { $($( Call::$Args(args) => crate::calls::$family::$verb::handle(tx, caller, args), )*)* }

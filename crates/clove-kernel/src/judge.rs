@@ -3,6 +3,20 @@
 use crate::input::ExitStatus;
 use crate::state::{Agent, AgentKind, Ending};
 use clove_abi::certificate::{Cause, Certificate, KilledBy, Usage};
+use clove_abi::run::Profile;
+
+/// What programs say when a system call was refused (ENOSYS, EPERM and the errors of the `strict` profile's arguments).
+const REFUSALS: &[&str] = &[
+    "Function not implemented",
+    "Operation not permitted",
+    "Address family not supported",
+    "Protocol not supported",
+    "Socket type not supported",
+    "Protocol not available",
+    "ENOSYS",
+    "EPERM",
+    "EAFNOSUPPORT",
+];
 
 const SIGKILL: i32 = 9;
 const SIGSYS: i32 = 31;
@@ -175,7 +189,8 @@ pub fn certify(agent: &Agent, e: &Evidence<'_>) -> Certificate {
                     format!("give it more (--disk {}m), or write less", (l.disk_bytes >> 20).max(1) * 2),
                 ),
                 ExitStatus::Code(c) => {
-                    (Cause::Exit, format!("it ended with exit code {c}"), hint_from(e.output_tail, l.nofile))
+                    let hint = hint_from(e.output_tail, l.nofile, agent.profile);
+                    (Cause::Exit, format!("it ended with exit code {c}"), hint)
                 }
                 ExitStatus::Signal(SIGKILL) => {
                     killed_by =
@@ -248,7 +263,7 @@ fn crash_hint(signal: i32, kind: AgentKind) -> String {
     }
 }
 
-fn hint_from(tail: &str, nofile: u32) -> String {
+fn hint_from(tail: &str, nofile: u32, profile: Profile) -> String {
     if tail.contains("Too many open files") {
         return format!(
             "it reached its limit of {nofile} open files (--nofile {})",
@@ -257,6 +272,11 @@ fn hint_from(tail: &str, nofile: u32) -> String {
     }
     if tail.contains("Network is unreachable") || tail.contains("Temporary failure in name resolution") {
         return "an agent has no network".into();
+    }
+    if profile == Profile::Strict && REFUSALS.iter().any(|words| tail.contains(words)) {
+        return "the strict profile refuses system calls that aren't on its list: if it needs one, leave out \
+                `--profile strict`"
+            .into();
     }
     String::new()
 }
@@ -306,5 +326,15 @@ mod tests {
         assert_eq!(span(130_000), "2 min 10 s");
         assert_eq!(signal_name(11), "SIGSEGV");
         assert_eq!(signal_name(64), "signal 64");
+    }
+
+    #[test]
+    fn a_refused_call_is_guessed_under_strict_only() {
+        let tail = "OSError: [Errno 38] Function not implemented\n";
+        assert!(hint_from(tail, 64, Profile::Strict).contains("--profile strict"));
+        assert_eq!(hint_from(tail, 64, Profile::Default), "");
+        assert_eq!(hint_from("ValueError: 3\n", 64, Profile::Strict), "");
+        let tail = "OSError: [Errno 24] Too many open files\n";
+        assert!(hint_from(tail, 64, Profile::Strict).contains("--nofile 128"));
     }
 }

@@ -129,7 +129,7 @@ pub fn ready(tx: &mut Tx<'_>, id: AgentId, pid: u32, missing_walls: &[String], m
         && a.limits.wall_ms > 0
         && a.ending.is_none()
     {
-        let mono_ms = Some(tx.mono_ms + a.limits.wall_ms);
+        let mono_ms = Some(tx.mono_ms.saturating_add(a.limits.wall_ms));
         tx.change(Change::AgentDeadline { id, mono_ms });
     }
     if let Some(to) = tx.waiting.take_spawn(id)
@@ -271,6 +271,7 @@ fn fail_task(
     let retry_rule = &r.spec.retry;
     let cause = certificate.as_ref().map_or(Cause::Exception, |c| c.cause);
     let attempt = t.attempts;
+    let wait = || retry::wait_ms(retry_rule, r.spec.seed, task, attempt.saturating_add(1));
     let (state, due) = match cause {
         // Nobody's fault: the attempt doesn't count.
         Cause::Lost => (TaskState::Pending, 0),
@@ -279,7 +280,7 @@ fn fail_task(
         Cause::Spawn if certificate.as_ref().is_some_and(|c| c.exit_code.is_some()) => (TaskState::Failed, 0),
         c if c.is_death() => {
             if t.deaths < retry_rule.deaths {
-                (TaskState::Backoff, tx.mono_ms + retry::wait_ms(retry_rule, r.spec.seed, task, attempt + 1))
+                (TaskState::Backoff, tx.mono_ms.saturating_add(wait()))
             } else if r.spec.kind == RunKind::Executor {
                 (TaskState::Failed, 0)
             } else {
@@ -288,7 +289,7 @@ fn fail_task(
         }
         _ => {
             if t.failures < retry_rule.failures {
-                (TaskState::Backoff, tx.mono_ms + retry::wait_ms(retry_rule, r.spec.seed, task, attempt + 1))
+                (TaskState::Backoff, tx.mono_ms.saturating_add(wait()))
             } else {
                 (TaskState::Failed, 0)
             }

@@ -85,13 +85,14 @@ pub fn schedule(tx: &mut Tx<'_>) {
         let Some(&(_, index)) = run.ready.first() else { return };
         let limits = task_limits(tx.state, run, index);
         let cost = cpu_cost(tx.state, run, &limits);
-        let fits = tx.state.reserved_bytes + limits.memory_reserve_bytes <= tx.state.capacity_bytes
+        let fits = tx.state.reserved_bytes.saturating_add(limits.memory_reserve_bytes)
+            <= tx.state.capacity_bytes
             && tx.state.reserved_cpu_milli + u64::from(cost) <= u64::from(tx.state.cpus) * 1000;
         // An idle machine takes anything that was let in, so that nothing waits for ever.
         if !fits && tx.state.reserved_bytes > 0 {
             passed.push(run_id);
             // Those of the same or a higher priority wait behind it; nobody overtakes for memory.
-            if tx.state.reserved_bytes + limits.memory_reserve_bytes > tx.state.capacity_bytes {
+            if tx.state.reserved_bytes.saturating_add(limits.memory_reserve_bytes) > tx.state.capacity_bytes {
                 break;
             }
             continue;
@@ -121,7 +122,7 @@ fn start(tx: &mut Tx<'_>, run_id: RunId, index: TaskIndex, limits: Limits, cost:
         tx.effect(Effect::Assign { agent: id });
         // A worker is ready already; a fresh agent's time begins when it is.
         if limits.wall_ms > 0 {
-            tx.change(Change::AgentDeadline { id, mono_ms: Some(tx.mono_ms + limits.wall_ms) });
+            tx.change(Change::AgentDeadline { id, mono_ms: Some(tx.mono_ms.saturating_add(limits.wall_ms)) });
         }
         id
     } else {
@@ -148,7 +149,7 @@ fn start(tx: &mut Tx<'_>, run_id: RunId, index: TaskIndex, limits: Limits, cost:
             cwd: run.spec.cwd.clone(),
             tty: None,
             stdin: false,
-            strict: false,
+            profile: run.spec.profile,
             allow_degraded: run.spec.allow_degraded,
             remove: run.spec.kind == RunKind::Executor,
             limits,

@@ -6,7 +6,7 @@ use clove_abi::calls::{AgentState, ExceptionText};
 use clove_abi::certificate::{Certificate, KilledBy};
 use clove_abi::ids::{AgentId, ConnId, RunId, TaskIndex};
 use clove_abi::limits::Limits;
-use clove_abi::run::{Mount, RunKind, RunSpec, RunState, TaskSpec, TaskState};
+use clove_abi::run::{Mount, Profile, RunKind, RunSpec, RunState, TaskSpec, TaskState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -77,7 +77,8 @@ pub struct Agent {
     pub cwd: Option<String>,
     pub tty: Option<(u16, u16)>,
     pub stdin: bool,
-    pub strict: bool,
+    #[serde(default)]
+    pub profile: Profile,
     pub allow_degraded: bool,
     pub remove: bool,
     pub limits: Limits,

@@ -1,12 +1,13 @@
 //! The state as callers see it.
 
 use crate::judge::signal_name;
-use crate::state::{Agent, Run, State};
+use crate::state::{Agent, Run, State, Task};
 use clove_abi::calls::{AgentInfo, RunInfo, TaskInfo};
 use clove_abi::certificate::{Cause, Certificate};
 use clove_abi::error::{ErrorCode, SysError};
 use clove_abi::ids::{AgentId, RunId, TaskIndex};
 use clove_abi::run::{Program, RunState, TaskState};
+use serde_json::Value;
 
 /// Finds an agent by id or by the name of a live one, else of the latest that had it.
 ///
@@ -99,6 +100,7 @@ pub fn agent(state: &State, a: &Agent) -> AgentInfo {
         ended: a.certificate.as_ref().map(|c| ended_word(c)),
         missing_walls: a.missing_walls.clone(),
         missing_limits: a.missing_limits.clone(),
+        profile: a.profile,
     }
 }
 
@@ -121,6 +123,61 @@ pub fn run(state: &State, r: &Run) -> RunInfo {
         ended_ms: r.ended_wall_ms,
         jobs: r.jobs(state.cpus),
     }
+}
+
+/// Bytes of tasks in one answer, about: a frame's body carries twice as much.
+const PAGE_BYTES: usize = 8 << 20;
+/// What a task takes up in an answer beside what others have written: names, numbers, its last certificate.
+const TASK_BYTES: usize = 8 << 10;
+
+/// What goes into one answer: so many tasks, and so many bytes; at least one.
+pub struct Page {
+    left: usize,
+    bytes: usize,
+}
+
+impl Page {
+    /// An empty one.
+    pub fn new(most: usize) -> Page {
+        Page { left: most.max(1), bytes: 0 }
+    }
+
+    /// Whether this task goes in, too.
+    pub fn takes(&mut self, t: &Task, full: bool) -> bool {
+        let text = t
+            .exception
+            .as_ref()
+            .map_or(0, |e| text_len(&e.class) + text_len(&e.message) + text_len(&e.traceback));
+        let certificates = if full { t.certificates.len() } else { 1 };
+        let values = if full { json_len(&t.spec.config) + t.result.as_ref().map_or(0, json_len) } else { 0 };
+        let bytes = certificates * TASK_BYTES + text + values;
+        if self.left == 0 || (self.bytes > 0 && self.bytes + bytes > PAGE_BYTES) {
+            return false;
+        }
+        self.left -= 1;
+        self.bytes += bytes;
+        true
+    }
+}
+
+/// Length of a value's JSON, or a little more.
+pub fn json_len(v: &Value) -> usize {
+    match v {
+        Value::Null | Value::Bool(_) => 5,
+        Value::Number(_) => 25,
+        Value::String(s) => text_len(s),
+        Value::Array(a) => 2 + a.iter().map(|v| json_len(v) + 1).sum::<usize>(),
+        Value::Object(o) => 2 + o.iter().map(|(k, v)| text_len(k) + json_len(v) + 2).sum::<usize>(),
+    }
+}
+
+fn text_len(s: &str) -> usize {
+    let more = |b: u8| match b {
+        b'"' | b'\\' => 1,
+        0..=0x1f => 5,
+        _ => 0,
+    };
+    2 + s.len() + s.bytes().map(more).sum::<usize>()
 }
 
 /// One task; `full` adds configuration, result, exception and certificates.

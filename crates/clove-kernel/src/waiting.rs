@@ -7,6 +7,7 @@ use clove_abi::calls::*;
 use clove_abi::ids::{AgentId, ConnId, RunId};
 use clove_abi::run::{RunKind, RunState};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// Tasks in one answer of `run.watch` or `run.collect`.
 const PAGE: usize = 1_000;
@@ -111,8 +112,9 @@ pub fn answer_one(tx: &mut Tx<'_>, w: &Waiter, expired: bool) -> Option<Effect> 
             }
             let mut version = r.version;
             let mut tasks = Vec::new();
-            for (v, i) in r.by_change.range(since + 1..) {
-                if tasks.len() == PAGE {
+            let mut page = view::Page::new(PAGE);
+            for (v, i) in r.by_change.range((Bound::Excluded(since), Bound::Unbounded)) {
+                if !r.tasks.get(i).is_none_or(|t| page.takes(t, false)) {
                     version = v - 1;
                     break;
                 }
@@ -127,12 +129,14 @@ pub fn answer_one(tx: &mut Tx<'_>, w: &Waiter, expired: bool) -> Option<Effect> 
             };
             let (mut tasks, mut indexes, mut bytes) = (Vec::new(), Vec::new(), 0u64);
             let mut version = r.version;
-            for (v, i) in r.by_change.range(since + 1..) {
+            let mut page = view::Page::new(PAGE);
+            for (v, i) in r.by_change.range((Bound::Excluded(since), Bound::Unbounded)) {
                 let Some(t) = r.tasks.get(i) else { continue };
                 if !t.state.is_final() {
                     continue;
                 }
-                if tasks.len() == PAGE || (bytes + t.opaque.bytes > COLLECT_BYTES && !tasks.is_empty()) {
+                let too_much = bytes + t.opaque.bytes > COLLECT_BYTES && !tasks.is_empty();
+                if too_much || !page.takes(t, true) {
                     version = v - 1;
                     break;
                 }

@@ -5,7 +5,9 @@
 use clove_abi::calls::{RunSubmit, RunSubmitReply, TaskDone};
 use clove_abi::ids::{AgentId, ConnId, RunId};
 use clove_abi::limits::{Limits, LimitsSpec};
-use clove_abi::run::{OnOom, Program, Retry, RunKind, RunSpec, RunState, TaskSpec, TaskState, TemplateSpec};
+use clove_abi::run::{
+    OnOom, Profile, Program, Retry, RunKind, RunSpec, RunState, TaskSpec, TaskState, TemplateSpec,
+};
 use clove_abi::table::Call;
 use clove_kernel::{Core, Effect, Event, Input, Peer, Tail, scheduler};
 use proptest::prelude::*;
@@ -90,6 +92,7 @@ impl Machine {
             notify: None,
             attached: false,
             allow_degraded: false,
+            profile: Profile::Default,
         };
         let tasks = vec![TaskSpec::default(); w.tasks];
         let peer = Peer::Operator { uid: 0, pid: 1, command: "test".into() };

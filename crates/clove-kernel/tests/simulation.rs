@@ -360,6 +360,7 @@ fn spec(rng: &mut Rng, warm: bool) -> RunSpec {
         notify: None,
         attached: false,
         allow_degraded: false,
+        profile: Profile::Default,
     }
 }
 

@@ -1,6 +1,6 @@
 //! An error that points at its place in a file.
 
-use clove_abi::untrusted::Untrusted;
+use clove_abi::untrusted::{Untrusted, is_hidden};
 use std::fmt;
 use std::ops::Range;
 
@@ -94,11 +94,11 @@ const SHOWN: usize = 100;
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = Untrusted::new(&self.what);
+        let (origin, what) = (Untrusted::new(&self.origin), Untrusted::new(&self.what));
         match &self.place {
-            None => write!(f, "{}: {what}", self.origin)?,
+            None => write!(f, "{origin}: {what}")?,
             Some(p) => {
-                write!(f, "{}:{}:{}: {what}", self.origin, p.line, p.column)?;
+                write!(f, "{origin}:{}:{}: {what}", p.line, p.column)?;
                 // A window of a long line around what is meant.
                 let from = (p.column - 1).saturating_sub(SHOWN / 2);
                 let shown: String = p
@@ -106,7 +106,9 @@ impl fmt::Display for Diagnostic {
                     .chars()
                     .skip(from)
                     .take(SHOWN)
-                    .map(|c| if c.is_control() { ' ' } else { c })
+                    // One for one, so that the marks below stand right.
+                    .map(|c| if c == '\t' { ' ' } else { c })
+                    .map(|c| if is_hidden(c) { char::REPLACEMENT_CHARACTER } else { c })
                     .collect();
                 let margin = " ".repeat(p.line.to_string().len());
                 let before = " ".repeat(p.column - 1 - from);

@@ -1,10 +1,11 @@
 //! Sweep files: from TOML, or from a script and flags, to a checked list of tasks.
 //!
-//! Parsing is pure. [`source`] alone reads files.
+//! Parsing is pure. [`source`] and [`text_file`] alone read files.
 
 pub mod configurations;
 pub mod diagnostic;
 pub mod flags;
+pub mod plain_words;
 pub mod random;
 pub mod section;
 pub mod source;
@@ -12,6 +13,7 @@ pub mod suggestion;
 pub mod sweep;
 pub mod sweep_file;
 pub mod task_name;
+pub mod text_file;
 pub mod units;
 pub mod value;
 

@@ -3,12 +3,12 @@
 use crate::diagnostic::{Diagnostic, Place};
 use crate::sweep::{Entry, Sweep};
 use crate::sweep_file;
+use crate::text_file::{self, LONGEST};
+use clove_abi::untrusted::Untrusted;
+use serde_json::Value;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-
-/// Longest sweep file in bytes.
-const LONGEST: u64 = 64 << 20;
 
 /// Reads and parses a sweep file, and makes its paths absolute.
 ///
@@ -26,21 +26,20 @@ pub fn read_sweep(path: &Path) -> Result<Sweep, Diagnostic> {
 /// Reads a text file.
 ///
 /// # Errors
-/// Missing, a folder, not readable, too long, or not UTF-8 (with the place of the first wrong byte).
+/// Missing, a folder, not readable, too long, binary, or not UTF-8 (with the place of the first wrong byte).
 pub fn read_text(path: &Path, what: &str) -> Result<String, Diagnostic> {
     let origin = path.display().to_string();
-    let bytes = match fs::metadata(path).and_then(|m| {
-        if m.is_dir() {
-            return Err(io::Error::from(io::ErrorKind::IsADirectory));
-        }
-        if m.len() > LONGEST {
-            return Err(io::Error::from(io::ErrorKind::FileTooLarge));
-        }
-        fs::read(path)
-    }) {
-        Ok(bytes) => bytes,
-        Err(e) => return Err(unreadable(&origin, what, path, &e)),
-    };
+    let bytes = text_file::read(path).map_err(|e| unreadable(&origin, what, path, &e))?;
+    let wrong = |text: &str| Diagnostic::new(&origin, text);
+    // What Windows' editors and shells call Unicode.
+    if bytes.starts_with(b"\xff\xfe") || bytes.starts_with(b"\xfe\xff") {
+        return Err(
+            wrong("it is UTF-16, not UTF-8").hint("save it as UTF-8 (iconv -f utf-16 -t utf-8 OLD > NEW)")
+        );
+    }
+    if bytes.contains(&0) {
+        return Err(wrong("it is a binary file, not text").expected(what.to_owned()));
+    }
     match String::from_utf8(bytes) {
         // A byte-order mark, which some editors write, is no part of the text.
         Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
@@ -48,9 +47,22 @@ pub fn read_text(path: &Path, what: &str) -> Result<String, Diagnostic> {
             let at = e.utf8_error().valid_up_to();
             let shown = String::from_utf8_lossy(e.as_bytes()).into_owned();
             let byte = e.as_bytes().get(at).copied().unwrap_or(0);
-            Err(Diagnostic::new(origin, format!("it isn't UTF-8 text: byte 0x{byte:02x} at offset {at}"))
+            Err(wrong(&format!("it isn't UTF-8 text: byte 0x{byte:02x} at offset {at}"))
                 .at(Some(Place::of(&shown, at..at + 3)))
                 .hint("save it as UTF-8 (iconv -f latin1 -t utf-8 OLD > NEW)"))
+        }
+    }
+}
+
+/// A system's answer, in words: without Rust's `(os error N)`.
+fn in_words(e: &io::Error) -> String {
+    match e.kind() {
+        io::ErrorKind::TimedOut => {
+            "it is a pipe, and for 5 seconds nobody has opened it to write into it".to_owned()
+        }
+        _ => {
+            let text = e.to_string();
+            text.split_once(" (os error").map_or(text.clone(), |(words, _)| words.to_lowercase())
         }
     }
 }
@@ -71,7 +83,8 @@ fn unreadable(origin: &str, what: &str, path: &Path, e: &io::Error) -> Diagnosti
             Diagnostic::new(origin, format!("it is larger than {} MiB", LONGEST >> 20))
                 .expected(what.to_owned())
         }
-        _ => Diagnostic::new(origin, format!("it can't be read: {e}")),
+        io::ErrorKind::TimedOut => Diagnostic::new(origin, in_words(e)).expected(what.to_owned()),
+        _ => Diagnostic::new(origin, format!("it can't be read: {}", in_words(e))),
     }
 }
 
@@ -90,7 +103,7 @@ fn similar(path: &Path) -> Option<PathBuf> {
 /// The absolute folder that a sweep file's paths are relative to.
 fn folder_of(path: &Path) -> Result<PathBuf, Diagnostic> {
     let real = std::path::absolute(path).map_err(|e| {
-        Diagnostic::new(path.display().to_string(), format!("its folder can't be found: {e}"))
+        Diagnostic::new(path.display().to_string(), format!("its folder can't be found: {}", in_words(&e)))
     })?;
     Ok(real.parent().unwrap_or(Path::new("/")).to_owned())
 }
@@ -166,7 +179,7 @@ fn normal(path: &Path) -> PathBuf {
 
 /// A script must be a file that can be read; a Python script must mention `run`, any other must be executable.
 fn check_script(path: &Path, origin: &str, place: Option<Box<Place>>) -> Result<(), Diagnostic> {
-    let name = path.display();
+    let name = path.display().to_string();
     let wrong = |what: String| Diagnostic::new(origin, what).at(place.clone());
     match fs::metadata(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
@@ -176,24 +189,31 @@ fn check_script(path: &Path, origin: &str, place: Option<Box<Place>>) -> Result<
                 None => d.hint("the path is relative to the sweep file"),
             });
         }
-        Err(e) => return Err(wrong(format!("the script {name} can't be read: {e}"))),
-        Ok(m) if m.is_dir() => {
-            return Err(
-                wrong(format!("the script {name} is a folder")).expected("a Python file, or a program")
-            );
+        Err(e) if e.kind() == io::ErrorKind::PermissionDenied => {
+            return Err(wrong(format!("the script {name} can't be reached: permission denied"))
+                .hint("chmod u+x on the folders above it"));
         }
-        Ok(_) => {}
+        Err(e) => return Err(wrong(format!("the script {name} can't be read: {}", in_words(&e)))),
+        Ok(m) if m.is_file() => {}
+        Ok(m) => {
+            let kind = if m.is_dir() { "a folder" } else { "a pipe, a socket or a device" };
+            return Err(wrong(format!("the script {name} is {kind}")).expected("a Python file, or a program"));
+        }
     }
-    // root may read everything, so ask for the bits and not for the access.
-    let bytes = fs::read(path).map_err(|e| {
-        let words = if e.kind() == io::ErrorKind::PermissionDenied {
-            "permission denied".into()
-        } else {
-            e.to_string()
-        };
-        wrong(format!("the script {name} can't be read: {words}")).hint(format!("chmod u+r {name}"))
-    })?;
     if is_python(path) {
+        let bytes = text_file::read(path).map_err(|e| {
+            let words = match e.kind() {
+                io::ErrorKind::FileTooLarge => format!("it is larger than {} MiB", LONGEST >> 20),
+                _ => in_words(&e),
+            };
+            let d = wrong(format!("the script {name} can't be read: {words}"));
+            match e.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    d.hint(format!("chmod u+r {}", Untrusted::new(&name).shell_path()))
+                }
+                _ => d,
+            }
+        })?;
         let mentions_run = bytes
             .split(|b| !(b.is_ascii_alphanumeric() || *b == b'_' || *b >= 0x80))
             .any(|word| word == b"run");
@@ -201,14 +221,19 @@ fn check_script(path: &Path, origin: &str, place: Option<Box<Place>>) -> Result<
         if !mentions_run && !imports_all {
             return Err(wrong(format!("the script {name} defines no `run`"))
                 .expected("a function run(config, shared) that takes one configuration and returns its result")
-                .hint(format!("to start it as a program once per configuration, write command = [\"python3\", \"{name}\"] in a sweep file")));
+                .hint(format!("to start it as a program once per configuration, write command = [\"python3\", {}] in a sweep file", Value::from(name.as_str()))));
         }
     } else {
         use std::os::unix::fs::PermissionsExt;
         let executable = fs::metadata(path).is_ok_and(|m| m.permissions().mode() & 0o111 != 0);
         if !executable {
-            return Err(wrong(format!("{name} is neither a Python script (.py) nor executable"))
-                .hint(format!("chmod +x {name}, or write command = [\"INTERPRETER\", \"{name}\"]")));
+            return Err(wrong(format!("{name} is neither a Python script (.py) nor executable")).hint(
+                format!(
+                    "chmod +x {}, or write command = [\"INTERPRETER\", {}]",
+                    Untrusted::new(&name).shell_path(),
+                    Value::from(name.as_str())
+                ),
+            ));
         }
     }
     Ok(())

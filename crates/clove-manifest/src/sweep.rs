@@ -5,10 +5,10 @@ use crate::configurations::{Axes, Config};
 use crate::diagnostic::{Diagnostic, Place};
 use crate::task_name::Pattern;
 use clove_abi::LimitsSpec;
-use clove_abi::run::{Mount, OnOom, Program, Retry, RunKind, RunSpec, TaskSpec};
+use clove_abi::run::{Mount, OnOom, Profile, Program, Retry, RunKind, RunSpec, TaskSpec};
 use serde_json::Value;
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// A value and the place that it was written at.
 #[derive(Clone, Debug, PartialEq)]
@@ -55,11 +55,14 @@ pub struct Sweep {
     pub preload: Vec<String>,
     /// `module:function`.
     pub setup: Option<String>,
+    /// How long imports and setup may take, in milliseconds.
+    pub load_ms: Option<u64>,
     pub jobs: u32,
     pub seed: u64,
     pub priority: i32,
     pub reuse: u32,
     pub on_oom: OnOom,
+    pub profile: Profile,
     pub limits: LimitsSpec,
     pub retry: Retry,
     pub env: BTreeMap<String, String>,
@@ -73,6 +76,19 @@ pub struct Sweep {
     pub expected: Option<Located<Expected>>,
 }
 
+/// Longest name of a sweep, in bytes (the kernel's own bound).
+pub const LONGEST_NAME: usize = 200;
+
+/// The name of a sweep that wasn't given one: its file's, as far as it can be a name.
+pub fn name_of_file(path: &Path) -> String {
+    let stem = path.file_stem().map_or_else(|| "sweep".to_owned(), |s| s.to_string_lossy().into_owned());
+    let mut name: String = stem.chars().map(|c| if c.is_control() { '_' } else { c }).collect();
+    while name.len() > LONGEST_NAME {
+        name.pop();
+    }
+    name
+}
+
 impl Sweep {
     /// A sweep with nothing but its program.
     pub fn of(origin: impl Into<String>, name: impl Into<String>, entry: Entry) -> Sweep {
@@ -83,11 +99,13 @@ impl Sweep {
             python: None,
             preload: Vec::new(),
             setup: None,
+            load_ms: None,
             jobs: 0,
             seed: 0,
             priority: 0,
             reuse: 1,
             on_oom: OnOom::Keep,
+            profile: Profile::Default,
             limits: LimitsSpec::default(),
             retry: Retry::default(),
             env: BTreeMap::new(),
@@ -201,6 +219,7 @@ impl Sweep {
             notify: self.notify.clone(),
             attached: false,
             allow_degraded: false,
+            profile: self.profile,
         }
     }
 }

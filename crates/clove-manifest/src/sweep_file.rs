@@ -2,14 +2,15 @@
 
 use crate::configurations::{Axes, Config};
 use crate::diagnostic::{Diagnostic, Place};
+use crate::plain_words;
 use crate::random::{Draw, Random};
 use crate::section::{Document, Section, as_number};
-use crate::sweep::{Entry, Expected, Located, Sweep};
+use crate::sweep::{Entry, Expected, LONGEST_NAME, Located, Sweep, name_of_file};
 use crate::task_name::Pattern;
 use crate::units::{parse_bytes, parse_cpus, parse_duration_ms};
 use crate::value::kind;
 use clove_abi::LimitsSpec;
-use clove_abi::run::{Mount, OnOom, Retry};
+use clove_abi::run::{Mount, OnOom, Profile, Retry};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -27,6 +28,7 @@ const KEYS: &[&str] = &[
     "priority",
     "reuse",
     "on_oom",
+    "profile",
     "task_name",
     "expected_s",
     "notify",
@@ -55,6 +57,7 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("timeout", "it belongs into the [limits] section"),
     ("output", "it belongs into the [limits] section"),
     ("preload", "it belongs into the [template] section"),
+    ("imports", "write preload = [\"numpy\"] in the [template] section"),
     ("setup", "it belongs into the [template] section"),
     ("retries", "write [retry] with deaths = 2 and failures = 0"),
     ("workers", "write jobs = N"),
@@ -80,9 +83,8 @@ const ELSEWHERE: &[(&str, &str)] = &[
 pub fn parse(text: &str, origin: &str) -> Result<Sweep, Diagnostic> {
     let doc = Document { origin, text };
     let root = DeTable::parse(text).map_err(|e| {
-        let span = e.span().unwrap_or(0..0);
-        let (what, hint) = in_plain_words(e.message(), text, &span);
-        doc.error(span, what).hint(hint)
+        let m = plain_words::of(e.message(), text, e.span().unwrap_or(0..0));
+        doc.error(m.span, m.what).hint(m.hint)
     })?;
     let root_table = root.get_ref();
     let top = Section { doc, name: "", table: root_table, span_start: 0 };
@@ -94,10 +96,13 @@ pub fn parse(text: &str, origin: &str) -> Result<Sweep, Diagnostic> {
         Some((name, span)) if name.trim().is_empty() || name.chars().any(char::is_control) => {
             return Err(doc.error(span, "`name` is empty or has a control character in it"));
         }
+        Some((name, span)) if name.len() > LONGEST_NAME => {
+            return Err(doc
+                .error(span, format!("`name` has {} bytes", name.len()))
+                .expected(format!("at most {LONGEST_NAME}")));
+        }
         Some((name, _)) => name,
-        None => Path::new(origin)
-            .file_stem()
-            .map_or_else(|| "sweep".to_owned(), |s| s.to_string_lossy().into_owned()),
+        None => name_of_file(Path::new(origin)),
     };
     let mut sweep = Sweep::of(origin, name, entry);
     sweep.python = top
@@ -123,6 +128,16 @@ pub fn parse(text: &str, origin: &str) -> Result<Sweep, Diagnostic> {
             return Err(doc
                 .error(span, format!("`on_oom = \"{word}\"` isn't known"))
                 .expected("\"keep\" (retry with the same memory) or \"double\" (retry with twice as much)"));
+        }
+    };
+    sweep.profile = match top.string("profile", "\"default\" or \"strict\"")? {
+        None => Profile::Default,
+        Some((word, _)) if word == "default" => Profile::Default,
+        Some((word, _)) if word == "strict" => Profile::Strict,
+        Some((word, span)) => {
+            return Err(doc.error(span, format!("`profile = \"{word}\"` isn't known")).expected(
+                "\"default\" or \"strict\" (only the system calls that runtimes are known to need)",
+            ));
         }
     };
     sweep.notify = top.string("notify", "a shell command")?.map(|(s, _)| s);
@@ -200,7 +215,10 @@ fn template(top: &Section<'_, '_>, sweep: &mut Sweep) -> Result<(), Diagnostic> 
                 .expected(format!("from_template = one of {} at the top of the file", names.join(", "))));
         }
     };
-    s.only(&["python", "preload", "setup"], &[])?;
+    s.only(
+        &["python", "preload", "setup", "timeout"],
+        &[("imports", "write preload = [\"numpy\"]"), ("modules", "write preload = [\"numpy\"]")],
+    )?;
     if let Some((value, span)) =
         s.string("python", "the path of an interpreter, such as \".venv/bin/python\"")?
     {
@@ -213,6 +231,7 @@ fn template(top: &Section<'_, '_>, sweep: &mut Sweep) -> Result<(), Diagnostic> 
     }
     sweep.preload = s.strings("preload", "a list of module names: [\"numpy\"]")?.unwrap_or_default();
     sweep.setup = setup(&s)?;
+    sweep.load_ms = s.quantity("timeout", "30m", parse_duration_ms)?.map(|(ms, _)| ms);
     Ok(())
 }
 
@@ -234,41 +253,6 @@ fn named<'d, 't>(all: &Section<'d, 't>, name: &str) -> Result<Section<'d, 't>, D
             .doc
             .error(all.span_start..all.span_start, format!("there is no [template.{name}] section"))),
     }
-}
-
-/// The usual mistakes in TOML, said better than its grammar says them: what is wrong, and what to try.
-fn in_plain_words(message: &str, text: &str, span: &Range<usize>) -> (String, String) {
-    let word = text.get(span.clone()).unwrap_or_default().trim();
-    let line = Place::of(text, span.clone()).source;
-    let bare = !word.is_empty() && word.chars().all(|c| c.is_alphanumeric() || "_-./~:".contains(c));
-    if message.starts_with("duplicate key") {
-        return (format!("`{word}` is given twice"), "keep one of the two".into());
-    }
-    if line.contains(": ") && !line.contains('=') {
-        return ("this is no line of TOML".into(), "it looks like YAML: write key = value".into());
-    }
-    let begins_like_text = word.starts_with(|c: char| c.is_alphabetic() || "./~_".contains(c));
-    if bare && begins_like_text && message.starts_with("invalid")
-        || message.starts_with("string values must be quoted")
-    {
-        let hint = match word {
-            "True" | "False" | "TRUE" | "FALSE" => "write true or false in small letters".into(),
-            "None" | "null" | "nil" => "TOML has no empty value: leave the key out, or write \"\"".into(),
-            _ => format!("put text into quotes: \"{word}\""),
-        };
-        return (format!("`{word}` isn't a value"), hint);
-    }
-    if message.contains("basic string") && message.contains("expected `\"`") {
-        return ("the text that begins in this line has no closing quote".into(), "end it with \"".into());
-    }
-    if message.starts_with("missing comma between array elements") {
-        return (
-            "the list before this isn't closed".into(),
-            "end it with ], or put a comma between its values".into(),
-        );
-    }
-    let message = message.lines().collect::<Vec<_>>().join(", ");
-    (format!("this isn't TOML: {message}"), String::new())
 }
 
 fn entry(top: &Section<'_, '_>) -> Result<Entry, Diagnostic> {
@@ -422,6 +406,9 @@ fn env(s: &Section<'_, '_>) -> Result<BTreeMap<String, String>, Diagnostic> {
             DeValue::String(t) => t.to_string(),
             DeValue::Integer(i) => i.to_string(),
             DeValue::Float(f) => f.as_str().to_owned(),
+            DeValue::Boolean(b) => {
+                return Err(s.mistyped(name, v, "a string").hint(format!("write {name} = \"{b}\"")));
+            }
             _ => return Err(s.mistyped(name, v, "a string")),
         };
         if text.contains('\0') {
@@ -538,9 +525,17 @@ fn expected(top: &Section<'_, '_>) -> Result<Option<Located<Expected>>, Diagnost
 fn axes(top: &Section<'_, '_>) -> Result<Axes, Diagnostic> {
     let doc = top.doc;
     let mut out = Axes::default();
+    if let Some(v) = top.get("grid")
+        && matches!(v.get_ref(), DeValue::Array(_))
+    {
+        return Err(top
+            .mistyped("grid", v, "one table of lists: [grid]")
+            .hint("write [grid] in single brackets, or [[list]] for single configurations"));
+    }
     if let Some(s) = top.section("grid")? {
         for (key, v) in s.in_order() {
             let name = key.get_ref().as_ref();
+            named_key(doc, name, key.span())?;
             let values = values(&s, name, v)?;
             out.grid.push((name.to_owned(), values));
         }
@@ -559,11 +554,26 @@ fn axes(top: &Section<'_, '_>) -> Result<Axes, Diagnostic> {
     Ok(out)
 }
 
+/// Results are listed under their keys, so each has a name.
+fn named_key(doc: Document<'_>, name: &str, span: Range<usize>) -> Result<(), Diagnostic> {
+    if name.trim().is_empty() {
+        return Err(doc.error(span, "this key is empty").expected("a name, such as lr"));
+    }
+    Ok(())
+}
+
 fn values(s: &Section<'_, '_>, name: &str, v: &Spanned<DeValue<'_>>) -> Result<Vec<Value>, Diagnostic> {
     let DeValue::Array(items) = v.get_ref() else {
+        let d = s.mistyped(name, v, "a list of values");
+        if let DeValue::Table(t) = v.get_ref() {
+            let inner = t.keys().next().map_or("...", |k| k.get_ref().as_ref());
+            return Err(
+                d.hint(format!("a key with a point in it stands in quotes: \"{name}.{inner}\" = [...]"))
+            );
+        }
         let shown = s.doc.text.get(v.span()).unwrap_or("...");
         let one_line = if shown.contains('\n') || shown.len() > 40 { "..." } else { shown };
-        return Err(s.mistyped(name, v, "a list of values").hint(format!("write {name} = [{one_line}]")));
+        return Err(d.hint(format!("write {name} = [{one_line}]")));
     };
     if items.is_empty() {
         return Err(s
@@ -583,7 +593,12 @@ fn list(top: &Section<'_, '_>, v: &Spanned<DeValue<'_>>) -> Result<Vec<Config>, 
     items
         .iter()
         .map(|item| match top.doc.json(item)? {
-            Value::Object(config) => Ok(config),
+            Value::Object(config) => {
+                if let Some(key) = config.keys().find(|k| k.trim().is_empty()) {
+                    named_key(top.doc, key, item.span())?;
+                }
+                Ok(config)
+            }
             _ => Err(top
                 .doc
                 .error(item.span(), format!("this entry of the list is {}", kind(item.get_ref())))
@@ -613,6 +628,7 @@ fn random(s: &Section<'_, '_>) -> Result<Random, Diagnostic> {
     let mut out = Random { samples: samples as usize, params: Vec::new() };
     for (key, v) in params.in_order() {
         let name = key.get_ref().as_ref();
+        named_key(doc, name, key.span())?;
         let DeValue::Table(table) = v.get_ref() else {
             return Err(params.mistyped(name, v, DRAWS));
         };

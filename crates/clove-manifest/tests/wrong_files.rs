@@ -59,8 +59,41 @@ fn files_that_cannot_be_read_say_why() {
     fs::write(t.path().join("latin.toml"), b"name = \"caf\xe9\"\n").expect("write");
     let e = error("latin.toml");
     assert!(e.contains(":1:12: it isn't UTF-8 text: byte 0xe9 at offset 11") && e.contains("iconv"), "{e}");
+    std::os::unix::fs::symlink("loop.toml", t.path().join("loop.toml")).expect("symlink");
+    let e = error("loop.toml");
+    assert!(e.ends_with("it can't be read: too many levels of symbolic links"), "{e}");
+    std::os::unix::fs::symlink("/dev/zero", t.path().join("zero.toml")).expect("symlink");
+    assert!(error("zero.toml").contains("it is larger than 64 MiB"), "{}", error("zero.toml"));
     fs::write(t.path().join("bom.toml"), "\u{feff}script = \"x\"\n").expect("write");
     assert!(error("bom.toml").contains("there is no script"), "{}", error("bom.toml"));
+}
+
+/// Opening one of these would wait, or never end.
+#[test]
+fn a_script_is_a_file() {
+    let t = tempfile::tempdir().expect("tempdir");
+    let refused = |script: &str| {
+        fs::write(t.path().join("s.toml"), format!("script = \"{script}\"\ngrid = {{ a = [1] }}\n"))
+            .expect("write");
+        source::read_sweep(&t.path().join("s.toml")).expect_err(script).to_string()
+    };
+    let pipe = t.path().join("pipe.py");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().expect("mkfifo").success());
+    let e = refused("pipe.py");
+    assert!(e.contains("s.toml:1:10: the script") && e.contains("is a pipe, a socket or a device"), "{e}");
+    std::os::unix::fs::symlink("/dev/zero", t.path().join("zero.py")).expect("symlink");
+    assert!(refused("zero.py").contains("is a pipe, a socket or a device"), "{}", refused("zero.py"));
+    fs::File::create(t.path().join("huge.py")).and_then(|f| f.set_len(65 << 20)).expect("grow");
+    assert!(refused("huge.py").contains("can't be read: it is larger than 64 MiB"), "{}", refused("huge.py"));
+}
+
+#[test]
+fn a_sweep_is_named_after_its_file_as_far_as_that_can_be_a_name() {
+    let name = |file: &str| clove_manifest::sweep::name_of_file(Path::new(file));
+    assert_eq!(name("/a/b/sweep.toml"), "sweep");
+    assert_eq!(name("a\u{1b}[31m.toml"), "a_[31m");
+    let long = name(&format!("{}.toml", "ä".repeat(150)));
+    assert_eq!((long.len(), long.chars().count()), (200, 100));
 }
 
 #[test]
@@ -76,6 +109,7 @@ seed = 7
 priority = 2
 reuse = 3
 on_oom = "double"
+profile = "strict"
 task_name = "{model}-{depth}-{index}"
 expected_s = "depth"
 notify = "true"
@@ -113,6 +147,7 @@ OMP_NUM_THREADS = 1
 [template]
 preload = ["json"]
 setup = "train:setup"
+timeout = "30m"
 "#;
     let file = t.path().join("sweep.toml");
     fs::write(&file, text).expect("write");
@@ -122,10 +157,11 @@ setup = "train:setup"
     assert_eq!(tasks[0].name, "SVM-1-0");
     assert_eq!((tasks[0].expected_ms, tasks[11].expected_ms), (Some(1000), Some(2500)));
     assert_eq!(tasks, sweep.tasks().expect("again"));
-    assert_eq!(sweep.limits.wall_ms, Some(5_400_000));
+    assert_eq!((sweep.limits.wall_ms, sweep.load_ms), (Some(5_400_000), Some(1_800_000)));
     assert_eq!(sweep.env["OMP_NUM_THREADS"], "1");
     assert_eq!(sweep.mounts[0].value.source, t.path().join("data").display().to_string());
     assert_eq!(sweep.retry.backoff_max_ms, 60_000);
+    assert_eq!(sweep.profile, clove_abi::run::Profile::Strict);
 }
 
 /// Any part of a right file replaced by anything: an error or a sweep, never a panic; and an error has its place.

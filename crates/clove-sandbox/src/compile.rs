@@ -40,8 +40,14 @@ fn line(planned: &Planned, trees: &[RawFd]) -> Result<Line, PlanError> {
         Op::OwnCgroups => Step::OwnCgroups,
         Op::BecomeIds { uid, gid } => Step::BecomeIds { uid: *uid, gid: *gid },
         Op::Tmpfs { target, options } => mount("tmpfs", target, TMPFS, options)?,
-        Op::Proc { target } => mount("proc", target, KERNEL_FS | libc::MS_NODEV, "")?,
-        Op::DevPts { target } => mount("devpts", target, KERNEL_FS, "newinstance,ptmxmode=0666,mode=620")?,
+        Op::Proc { target, hidden } => {
+            let data = if *hidden { "hidepid=invisible" } else { "" };
+            mount("proc", target, KERNEL_FS | libc::MS_NODEV, data)?
+        }
+        // All but the host's own share one limit (kernel.pty.max less kernel.pty.reserve), so each has but a few.
+        Op::DevPts { target } => {
+            mount("devpts", target, KERNEL_FS, "newinstance,ptmxmode=0666,mode=620,max=32")?
+        }
         Op::Enter { path } => Step::Enter { path: c_string(path)? },
         Op::Folder { path, mode } => Step::MakeFolder { path: c_string(path)?, mode: *mode },
         Op::File { path } => Step::MakeFile { path: c_string(path)? },

@@ -21,6 +21,8 @@ pub struct Resolved {
 /// How the plan looks at host paths; a map in tests.
 pub trait PathView {
     fn resolve(&self, path: &Path) -> Option<Resolved>;
+    /// What the path holds, when it is a link itself.
+    fn link(&self, path: &Path) -> Option<PathBuf>;
 }
 
 /// The real file system.
@@ -32,6 +34,10 @@ impl PathView for RealPaths {
         let path = path.canonicalize().ok()?;
         let is_folder = path.metadata().ok()?.is_dir();
         Some(Resolved { path, is_folder })
+    }
+
+    fn link(&self, path: &Path) -> Option<PathBuf> {
+        path.read_link().ok()
     }
 }
 

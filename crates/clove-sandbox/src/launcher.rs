@@ -16,15 +16,15 @@ use crate::cgroup::{self, Group};
 use crate::host::HostFacts;
 use crate::idmap::Idmaps;
 use crate::link::LauncherLink;
-use crate::protocol::{Event, Token};
+use crate::protocol::{Event, Profile, Token};
 use crate::seccomp;
 use crate::stage::Stage;
 use crate::uids::Uids;
-use cell::Cell;
+use cell::{Cell, Retired};
 use clove_sys::clone::{self, SingleThreaded};
 use clove_sys::seccomp::Instruction;
 use poller::{Poller, Source};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -53,15 +53,25 @@ pub struct LauncherError {
     pub source: io::Error,
 }
 
+/// A template that is silent for so long has stopped, and so has an embryo that doesn't report. A fork takes milliseconds;
+/// on a host that is out of breath, seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Forks the launcher off; call it before the process has any thread. Gives the launcher's pid and the kernel's end of
 /// the socket. The launcher leaves when that end is closed.
 pub fn fork_launcher(config: LauncherConfig) -> io::Result<(i32, crate::Link)> {
+    fork_launcher_with(config, PATIENCE)
+}
+
+/// `fork_launcher` with another patience for templates and embryos; for tests.
+#[doc(hidden)]
+pub fn fork_launcher_with(config: LauncherConfig, patience: Duration) -> io::Result<(i32, crate::Link)> {
     let (ours, theirs) = crate::link::pair()?;
     let mut theirs = Some(theirs);
     let pid = clove_sys::launcher_fork::fork_launcher(|| match theirs.take() {
         Some(socket) => {
             clove_sys::launcher_fork::close_all_but(std::os::fd::AsRawFd::as_raw_fd(&socket));
-            run(socket, &config)
+            run(socket, &config, patience)
         }
         None => 1,
     })?;
@@ -69,10 +79,10 @@ pub fn fork_launcher(config: LauncherConfig) -> io::Result<(i32, crate::Link)> {
 }
 
 /// The launcher's whole life; the result is its exit code.
-pub fn run(socket: OwnedFd, config: &LauncherConfig) -> i32 {
+fn run(socket: OwnedFd, config: &LauncherConfig, patience: Duration) -> i32 {
     // For the last word, should the set-up fail.
     let spare = socket.try_clone();
-    match Launcher::set_up(socket, config) {
+    match Launcher::set_up(socket, config, patience) {
         Ok(mut launcher) => {
             let backend = launcher.cgroups.name().to_owned();
             launcher.tell(&Event::Hello { backend, refused: None }, &[]);
@@ -89,6 +99,21 @@ pub fn run(socket: OwnedFd, config: &LauncherConfig) -> i32 {
     }
 }
 
+/// The agents' filters, compiled once.
+struct Filters {
+    default: Vec<Instruction>,
+    strict: Vec<Instruction>,
+}
+
+impl Filters {
+    fn of(&self, profile: Profile) -> Vec<Instruction> {
+        match profile {
+            Profile::Default => self.default.clone(),
+            Profile::Strict => self.strict.clone(),
+        }
+    }
+}
+
 pub(crate) struct Launcher {
     link: LauncherLink,
     poller: Poller,
@@ -99,24 +124,31 @@ pub(crate) struct Launcher {
     uids: Uids,
     cells: BTreeMap<Token, Cell>,
     cgroups: Box<dyn cgroup::Backend>,
-    /// The default profile, compiled.
-    filter: Vec<Instruction>,
+    /// What agents of each profile get.
+    filters: Filters,
     /// Groups whose processes have ended, but which couldn't be removed yet.
     removals: Vec<Group>,
     removal_wait: Option<Duration>,
     /// Children without a pidfd of ours that may have to be reaped.
     strays: u32,
-    /// Id ranges of templates that have ended before their last agent.
-    retired_ranges: Vec<(Token, u32)>,
+    /// What templates that have ended leave for the time of their last agent.
+    retired: Vec<Retired>,
     /// Templates that have lost their control socket, and when they are ended.
     late: Vec<(Instant, Token)>,
+    /// Embryos that were asked for, and when they have to be there.
+    expected: VecDeque<(Instant, Token)>,
+    patience: Duration,
     /// /dev/null, for a stdin that nobody gives.
     null: OwnedFd,
     leaving: bool,
 }
 
 impl Launcher {
-    fn set_up(socket: OwnedFd, config: &LauncherConfig) -> Result<Launcher, LauncherError> {
+    fn set_up(
+        socket: OwnedFd,
+        config: &LauncherConfig,
+        patience: Duration,
+    ) -> Result<Launcher, LauncherError> {
         let failed = |what: &'static str| move |source: io::Error| LauncherError { what, source };
         let errno = |what: &'static str| move |e: rustix::io::Errno| LauncherError { what, source: e.into() };
         let proof = SingleThreaded::prove()
@@ -141,12 +173,17 @@ impl Launcher {
             uids,
             cells: BTreeMap::new(),
             cgroups: cgroup::probe(&config.data_dir),
-            filter: seccomp::default_filter(),
+            filters: Filters {
+                default: seccomp::agent_filter(Profile::Default),
+                strict: seccomp::agent_filter(Profile::Strict),
+            },
             removals: Vec::new(),
             removal_wait: None,
             strays: 0,
-            retired_ranges: Vec::new(),
+            retired: Vec::new(),
             late: Vec::new(),
+            expected: VecDeque::new(),
+            patience,
             null,
             leaving: false,
         };
@@ -156,8 +193,8 @@ impl Launcher {
 
     fn serve(&mut self) -> i32 {
         loop {
-            let late = self.end_late_templates();
-            let at_most = [late, self.removal_wait].into_iter().flatten().min();
+            let (late, expected) = (self.end_late_templates(), self.end_overdue_embryos());
+            let at_most = [late, expected, self.removal_wait].into_iter().flatten().min();
             let sources = match self.poller.wait(self.link.wants_write(), &self.link, at_most) {
                 Ok(sources) => sources,
                 Err(e) => {
@@ -188,7 +225,7 @@ impl Launcher {
             Source::Kernel => self.handle_kernel(),
             Source::Setup(token) => self.handle_setup(token),
             Source::First(token) => self.handle_first_ended(token),
-            Source::Embryo(token) => self.handle_embryo_ended(token),
+            Source::Beside(token) => self.handle_beside_ended(token),
             Source::Helper(token) => self.handle_helper(token),
             Source::Control(token) => self.handle_control(token),
             Source::Outcome(token) => self.handle_outcome(token),

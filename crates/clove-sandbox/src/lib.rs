@@ -17,7 +17,7 @@ mod sources;
 mod stage;
 mod uids;
 
-pub use launcher::{LauncherConfig, LauncherError, fork_launcher};
+pub use launcher::{LauncherConfig, LauncherError, fork_launcher, fork_launcher_with};
 pub use link::Link;
 
 /// The exit code that a shell expects when a program couldn't be executed: 127 when there is none, 126 otherwise.

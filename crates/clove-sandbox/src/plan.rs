@@ -29,9 +29,9 @@ pub const SCRATCH: [(&str, &str, u32); 5] = [
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CellKind {
-    /// With an init; for one agent.
+    /// For one agent.
     Agent,
-    /// Has no PID namespace of its own and keeps CAP_SYS_ADMIN in its user namespace, to fork agents into cells.
+    /// For a template, which keeps CAP_SYS_ADMIN in its user namespace, to fork agents into cells.
     Template,
 }
 
@@ -43,8 +43,6 @@ pub enum Source {
     Host { path: String, is_folder: bool },
     /// The launcher's own /dev or /etc.
     Stage(String),
-    /// A procfs in which a process sees only itself (`hidepid=invisible`), made by the launcher.
-    HiddenProc,
 }
 
 /// A mount tree that the launcher opens and the cell attaches.
@@ -100,6 +98,8 @@ pub enum Op {
     },
     Proc {
         target: String,
+        /// A process sees only those that it could look into (`hidepid=invisible`).
+        hidden: bool,
     },
     DevPts {
         target: String,
@@ -152,6 +152,8 @@ pub struct Plan {
     pub ops: Vec<Planned>,
     /// Landlock ABI and rules; `None` where the host has no Landlock.
     pub landlock: Option<(u32, Vec<Allowed>)>,
+    /// Which system calls there are.
+    pub profile: Profile,
     pub nofile: u64,
     pub cwd: String,
     /// Walls that this host can't give, known before anything is tried.
@@ -171,11 +173,11 @@ pub struct PlanError {
 /// Makes the plan for a cell. Pure, apart from looking at paths through `host.paths`.
 pub fn plan(kind: CellKind, policy: &CellPolicy, host: &HostFacts) -> Result<Plan, PlanError> {
     refuse::check(policy)?;
-    if policy.profile == Profile::Strict {
+    if policy.profile == Profile::Strict && host.landlock_abi.is_none() {
         return Err(PlanError {
             what: "profile strict".into(),
-            why: "it isn't there yet in this version".into(),
-            hint: "use the default profile".into(),
+            why: "it needs Landlock, which this host's Linux hasn't got".into(),
+            hint: "use the default profile, or a Linux of 5.13 or later with `landlock` in its lsm= boot parameter".into(),
         });
     }
     let user = mounts::user_mounts(policy, host)?;
@@ -190,10 +192,7 @@ pub fn plan(kind: CellKind, policy: &CellPolicy, host: &HostFacts) -> Result<Pla
     b.attach("dev", Source::Stage("dev".into()), false, false);
     b.attach("etc", Source::Stage("etc".into()), false, false);
     b.scratch(policy);
-    match kind {
-        CellKind::Agent => b.own_proc(),
-        CellKind::Template => b.attach("proc", Source::HiddenProc, true, false),
-    }
+    b.own_proc(kind);
     b.need(Op::DevPts { target: "dev/pts".into() });
     b.small_files(policy);
     b.need(Op::Pivot);
@@ -218,6 +217,7 @@ pub fn plan(kind: CellKind, policy: &CellPolicy, host: &HostFacts) -> Result<Pla
         landlock: host.landlock_abi.map(|abi| (abi, landlock_rules(&b.mounts))),
         ops: b.ops,
         mounts: b.mounts,
+        profile: policy.profile,
         nofile: u64::from(policy.limits.nofile).min(host.nofile_max),
         cwd: policy.cwd.clone(),
         missing_walls,
@@ -300,13 +300,17 @@ impl Builder {
         }
     }
 
-    fn own_proc(&mut self) {
-        self.need(Op::Proc { target: "proc".into() });
-        // Its own limit, in its own namespace: nobody inside can make a further user namespace.
-        self.try_for(
-            "max_user_namespaces",
-            Op::Setting { path: "proc/sys/user/max_user_namespaces".into(), value: "0".into() },
-        );
+    fn own_proc(&mut self, kind: CellKind) {
+        // In a template's namespace are its agents too.
+        self.need(Op::Proc { target: "proc".into(), hidden: kind == CellKind::Template });
+        // Its own limit, in its own namespace: nobody inside can make a further user namespace. A template's agents have
+        // theirs below its own.
+        if kind == CellKind::Agent {
+            self.try_for(
+                "max_user_namespaces",
+                Op::Setting { path: "proc/sys/user/max_user_namespaces".into(), value: "0".into() },
+            );
+        }
         self.need(Op::Bind { source: "proc/sys".into(), target: "proc/sys".into() });
         self.need(Op::ReadOnly { target: "proc/sys".into() });
         for name in ["kcore", "keys", "timer_list", "sysrq-trigger", "kmsg"] {
@@ -337,6 +341,11 @@ impl Builder {
     }
 
     fn user_mount(&mut self, m: mounts::UserMount) {
+        if let Some(to) = m.link {
+            self.parents(&m.target);
+            self.need(Op::Link { to, path: m.target });
+            return;
+        }
         if !m.inside_another {
             self.parents(&m.target);
             match m.is_folder {
@@ -363,7 +372,8 @@ impl fmt::Display for Op {
             Op::Write { path, content } => write!(f, "write {path} ({} bytes)", content.len()),
             Op::Attach { mount, target } => write!(f, "attach mount {mount} at {target}"),
             Op::Bind { source, target } => write!(f, "bind {source} to {target}"),
-            Op::Proc { target } => write!(f, "mount proc on {target}"),
+            Op::Proc { target, hidden: false } => write!(f, "mount proc on {target}"),
+            Op::Proc { target, hidden: true } => write!(f, "mount proc on {target} (hidepid=invisible)"),
             Op::DevPts { target } => write!(f, "mount devpts on {target}"),
             Op::ReadOnly { target } => write!(f, "make {target} read-only"),
             Op::Setting { path, value } => write!(f, "set {path} = {value}"),
@@ -383,7 +393,6 @@ impl fmt::Display for Plan {
             let source = match &m.source {
                 Source::Host { path, .. } => path.clone(),
                 Source::Stage(name) => format!("<stage>/{name}"),
-                Source::HiddenProc => "<proc hidepid=invisible>".into(),
             };
             let mode = if m.writable { "rw" } else { "ro" };
             let idmap = if m.idmap { ",idmap" } else { "" };
@@ -402,6 +411,7 @@ impl fmt::Display for Plan {
             }
         }
         writeln!(f, "open files at most {}, no core files", self.nofile)?;
-        writeln!(f, "drop all capabilities, no_new_privs, seccomp, enter {}", self.cwd)
+        let profile = self.profile.word();
+        writeln!(f, "drop all capabilities, no_new_privs, seccomp ({profile}), enter {}", self.cwd)
     }
 }

@@ -217,7 +217,25 @@ impl Bench {
                 "Linux 5.13 or later, with `landlock` in the lsm= boot parameter",
             ),
         ]);
+        self.strict(findings);
         self.idmap(findings);
+    }
+
+    /// A program under the strict profile, with a call that is on its list and one that isn't (syncfs(2), which the
+    /// default profile lets pass).
+    fn strict(&mut self, findings: &mut Vec<Finding>) {
+        let mut cell = policy();
+        cell.profile = Profile::Strict;
+        let trial =
+            self.until_it_ends(cell, "sync /work || exit 9; sync -f /work 2>/dev/null && exit 3; exit 0");
+        let result = match (&trial.end, trial.code()) {
+            (_, Some(0)) => Ok("a call that isn't on its list was refused".into()),
+            (Some(Event::SpawnFailed { message, .. }), _) => Err(message.clone()),
+            (_, Some(3)) => Err("a call that isn't on its list went through".into()),
+            _ => Err("the trial's program failed".into()),
+        };
+        let remedy = "Landlock, and a filter that holds; programs run under the default profile without";
+        findings.push(finding("strict", Kind::Feature, "strict profile", result, remedy));
     }
 
     /// A private file of root's, read by the agent.

@@ -11,16 +11,7 @@ use serde::{Deserialize, Serialize};
 /// Names one spawn for its whole life; chosen by the kernel, never reused.
 pub type Token = u64;
 
-/// Which system calls a program may make.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Profile {
-    /// A deny-list under which Python, Node and compilers run.
-    #[default]
-    Default,
-    /// An allow-list; Landlock is required.
-    Strict,
-}
+pub use clove_abi::run::Profile;
 
 /// Everything that makes one cell (namespaces, root, limits) differ from another. Pure data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -138,6 +129,11 @@ pub enum Event {
         errno: i32,
         message: String,
         hint: String,
+    },
+    /// The template has begun something, in its own words.
+    TemplateDoing {
+        token: Token,
+        what: String,
     },
     /// The template has imported and set up everything.
     TemplateReady {

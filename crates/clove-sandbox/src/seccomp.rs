@@ -2,8 +2,10 @@
 
 mod assemble;
 mod default;
+mod strict;
 mod template;
 
+use crate::protocol::Profile;
 use clove_sys::seccomp::Instruction;
 
 pub use assemble::{Check, Verdict};
@@ -16,12 +18,18 @@ pub struct Rule {
     pub verdict: Verdict,
 }
 
-/// For every agent, unless it asked for `strict`.
-pub fn default_filter() -> Vec<Instruction> {
-    assemble::assemble(&default::rules())
+/// For every agent.
+pub fn agent_filter(profile: Profile) -> Vec<Instruction> {
+    match profile {
+        Profile::Default => assemble::assemble(&default::rules()),
+        Profile::Strict => strict::agent(),
+    }
 }
 
-/// For templates: they must still clone3 and setns.
-pub fn template_filter() -> Vec<Instruction> {
-    assemble::assemble(&template::rules())
+/// For templates, which enter the cells of the agents that they fork.
+pub fn template_filter(profile: Profile) -> Vec<Instruction> {
+    match profile {
+        Profile::Default => assemble::assemble(&template::rules()),
+        Profile::Strict => strict::template(),
+    }
 }

@@ -7,7 +7,6 @@ use clove_sys::clone::SingleThreaded;
 use clove_sys::mounts::{self, NODEV, NOEXEC, NOSUID, RDONLY};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 /// A mount that couldn't be opened.
@@ -58,7 +57,6 @@ fn open(
             mounts::set_tree_attributes(tree.as_fd(), set, None).map_err(failed)?;
             Ok(tree)
         }
-        Source::HiddenProc => hidden_proc().map_err(|e| error(m, "proc", e, "Linux 5.8 or later is needed")),
         Source::Host { path, .. } => host_tree(m, path, idmaps, proof, owners),
     }
 }
@@ -113,14 +111,4 @@ fn error(m: &PlannedMount, source: &str, e: Errno, hint: &str) -> SourceError {
         why: std::io::Error::from(e).to_string(),
         hint: hint.into(),
     }
-}
-
-fn hidden_proc() -> Result<OwnedFd, Errno> {
-    let fs = rustix::mount::fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    rustix::mount::fsconfig_set_string(fs.as_fd(), "hidepid", "invisible")?;
-    rustix::mount::fsconfig_create(fs.as_fd())?;
-    let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
-        | MountAttrFlags::MOUNT_ATTR_NODEV
-        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
-    rustix::mount::fsmount(fs.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }

@@ -15,6 +15,8 @@ struct Bait {
     _tcp: TcpListener,
     _abstract: UnixListener,
     _folder: tempfile::TempDir,
+    /// Mounted read-only; the operator's.
+    shown: tempfile::TempDir,
     env: String,
 }
 
@@ -28,10 +30,12 @@ fn bait() -> Bait {
     let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
     let name = format!("clove-probe-{}", std::process::id());
     let unix = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+    let shown = tempfile::tempdir().unwrap();
+    std::fs::write(shown.path().join("owned"), "").unwrap();
     let env = serde_json::json!({
-        "secret": secret, "tcp": tcp.local_addr().unwrap().port(), "abstract": name, "host_pid": std::process::id(),
+        "secret": secret, "bait": shown.path(), "tcp": tcp.local_addr().unwrap().port(), "abstract": name, "host_pid": std::process::id(),
     });
-    Bait { _tcp: tcp, _abstract: unix, _folder: folder, env: env.to_string() }
+    Bait { _tcp: tcp, _abstract: unix, _folder: folder, shown, env: env.to_string() }
 }
 
 fn probe_source() -> String {
@@ -62,7 +66,7 @@ fn compare(kind: &str, inside: &str, stderr: &str, control: &BTreeMap<String, Va
         }
     }
     assert!(escaped.is_empty(), "{kind}: these worked inside: {escaped:?}");
-    assert!(controlled >= 40, "only {controlled} attempts have a positive control");
+    assert!(controlled >= 70, "only {controlled} attempts have a positive control");
 }
 
 fn cold_programs_get_nothing(rig: &mut Rig) {
@@ -70,6 +74,7 @@ fn cold_programs_get_nothing(rig: &mut Rig) {
     let control = control(&bait);
     let (mut cell, python) = rig::python_policy();
     cell.env.push(("PROBE".into(), bait.env.clone()));
+    cell.mounts.push(rig::mount(bait.shown.path()));
     let end = rig.run(cell, &[&python, "-c", &probe_source()]);
     let expected: &[&str] = if clove_sys::landlock::abi().is_some() { &[] } else { &["landlock"] };
     assert_eq!(end.missing_walls, expected);
@@ -81,7 +86,9 @@ fn warm_programs_get_nothing(rig: &mut Rig) {
     let control = control(&bait);
     let code = format!("os.environ['PROBE'] = {:?}\n{}", bait.env, probe_source());
     let t = warm::ready(rig, &code, "");
-    let w = warm::embryo(rig, t);
+    let mut cell = rig::python_policy().0;
+    cell.mounts.push(rig::mount(bait.shown.path()));
+    let w = warm::embryo_with(rig, cell, t);
     let (event, out, err) = w.finish(rig);
     assert!(matches!(event, Event::Exited { status: Status::Code(0), .. }), "{event:?} {err}");
     compare("warm", &out, &err, &control);
@@ -98,6 +105,7 @@ fn templates_get_little(rig: &mut Rig) {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
     // Within its own namespaces only: entering the one that it is in, and naming it.
     let own = ["setns", "sethostname"];
+    assert!(inside.len() > 75);
     let worked: Vec<_> =
         inside.iter().filter(|(k, v)| *v == "ok" && !own.contains(&k.as_str())).map(|(k, _)| k).collect();
     assert!(worked.is_empty(), "in a template these worked: {worked:?}");
@@ -139,6 +147,79 @@ fn status_lines_say_no_privileges(rig: &mut Rig) {
     assert!(end.stdout.contains("0::/\n"), "its own group is its root: {}", end.stdout);
 }
 
+/// Ended or stopped from inside, it would take the whole agent along, and leave nobody to tell what became of it.
+fn init_doesnt_listen_to_its_agent(rig: &mut Rig) {
+    let line = "sleep 100 & kill -KILL $!; wait $!; kill -KILL 1; kill -STOP 1; kill -SEGV 1; exit 7";
+    let end = rig.sh(line);
+    assert_eq!(end.status(), Status::Code(7), "{end:?}");
+    // The control: `wait` tells of the child that was killed the same way.
+    let end = rig.sh("sleep 100 & kill -KILL $!; wait $!; exit $?");
+    assert_eq!(end.status(), Status::Code(137), "{end:?}");
+}
+
+/// A program that belongs to root and is to run as root, in a folder that is shown.
+fn a_setuid_program_gains_nothing(rig: &mut Rig) {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::Builder::new().permissions(PermissionsExt::from_mode(0o755)).tempdir().unwrap();
+    let program = folder.path().join("whoami");
+    std::fs::copy("/usr/bin/id", &program).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o4755)).unwrap();
+    let name = program.to_str().unwrap();
+    let mut cell = policy();
+    cell.mounts.push(rig::mount(folder.path()));
+    let inside = rig.run(cell, &[name, "-u"]);
+    assert_eq!(inside.stdout, "1000\n", "{inside:?}");
+    let outside = std::process::Command::new("setpriv")
+        .args(["--reuid", "65534", "--regid", "65534", "--clear-groups", name, "-u"])
+        .output();
+    match outside {
+        Ok(out) if out.stdout == b"0\n" => {}
+        other => {
+            eprintln!("SKIPPED: a_setuid_program_gains_nothing: no positive control on this host ({other:?})")
+        }
+    }
+}
+
+/// What is run from memory runs within the same walls.
+fn a_program_without_a_file_is_no_way_out(rig: &mut Rig) {
+    let (cell, python) = rig::python_policy();
+    let code = "import os\nfd = os.memfd_create('x', 0)\nos.write(fd, open('/bin/cat', 'rb').read())\n\
+                os.execve(fd, ['cat', '/proc/self/status', '/root/x', '/etc/shadow'], {})";
+    let end = rig.run(cell, &[&python, "-c", code]);
+    assert!(end.stdout.contains("NoNewPrivs:\t1\n") && end.stdout.contains("Seccomp:\t2\n"), "{end:?}");
+    assert!(end.stdout.contains("CapEff:\t0000000000000000\n"), "{end:?}");
+    assert_eq!(end.stderr.matches("No such file").count(), 2, "{end:?}");
+}
+
+/// A uid is given to one agent after the other: what the first one leaves behind is nobody's.
+fn a_uid_that_is_given_again_brings_nothing_along(rig: &mut Rig) {
+    let (cell, python) = rig::python_policy();
+    let leave = "import ctypes, os\nlibc = ctypes.CDLL(None)\nid = libc.shmget(4711, 4096, 0o1777)\n\
+                 print(id, libc.semget(4711, 1, 0o1777), os.getuid())\n\
+                 for d in '/tmp', '/dev/shm', '/work': open(d + '/left', 'w').write('x')\n\
+                 if os.fork() == 0:\n    os.setsid()\n    os.fork()\n    import time; time.sleep(1000)";
+    let look = "import ctypes, os\nlibc = ctypes.CDLL(None)\n\
+                print(libc.shmget(4711, 4096, 0), libc.semget(4711, 1, 0), [d for d in ('/tmp', '/dev/shm', '/work') \
+                if os.path.exists(d + '/left')], len([p for p in os.listdir('/proc') if p.isdigit()]))";
+    let uid_of = |rig: &mut Rig, code: &str| {
+        let (token, out, err) = rig.start(cell.clone(), &[&python, "-c", code]);
+        let (event, _) =
+            rig.expect("cell", |e| matches!(e, Event::CellReady { token: t, .. } if *t == token));
+        let Event::CellReady { uid, .. } = event else { unreachable!() };
+        let end = rig.expect_end(token);
+        assert!(matches!(end, Event::Exited { status: Status::Code(0), .. }), "{end:?} {}", rig::text(err));
+        (uid, rig::text(out))
+    };
+    let (first, left) = uid_of(rig, leave);
+    let words: Vec<i64> = left.split_whitespace().map(|w| w.parse().unwrap()).collect();
+    assert!(words[0] >= 0 && words[1] >= 0, "the control: it could leave something: {left}");
+    // Its processes are gone before its uid is free.
+    assert_eq!(rig::processes_of(first), 0);
+    let (second, found) = uid_of(rig, look);
+    assert_eq!(first, second);
+    assert_eq!(found, "-1 -1 [] 2\n");
+}
+
 fn only_own_processes_are_seen(rig: &mut Rig) {
     let end = rig.sh("ls /proc | grep -c '^[0-9]'; cat /proc/1/comm >/dev/null 2>&1; echo $$");
     let lines: Vec<&str> = end.stdout.lines().collect();
@@ -178,6 +259,10 @@ fn main() {
         ("seven_namespaces_differ", seven_namespaces_differ),
         ("nothing_is_held_but_the_three", nothing_is_held_but_the_three),
         ("status_lines_say_no_privileges", status_lines_say_no_privileges),
+        ("init_doesnt_listen_to_its_agent", init_doesnt_listen_to_its_agent),
+        ("a_setuid_program_gains_nothing", a_setuid_program_gains_nothing),
+        ("a_program_without_a_file_is_no_way_out", a_program_without_a_file_is_no_way_out),
+        ("a_uid_that_is_given_again_brings_nothing_along", a_uid_that_is_given_again_brings_nothing_along),
         ("only_own_processes_are_seen", only_own_processes_are_seen),
         ("a_user_namespace_cant_even_be_asked_for", a_user_namespace_cant_even_be_asked_for),
         ("one_agent_cant_reach_another", one_agent_cant_reach_another),

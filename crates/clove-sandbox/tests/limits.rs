@@ -95,6 +95,62 @@ fn open_files_are_counted(rig: &mut Rig) {
     assert_eq!(end.stdout, "20\n20\n0\n");
 }
 
+/// v1 counts TCP's buffers apart from other memory, and without a limit of their own not at all.
+fn tcp_buffers_have_an_end(rig: &mut Rig) {
+    const WANTED_MIB: u32 = 192;
+    let code = format!(
+        "import resource, socket\n\
+         resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)\n\
+         door = socket.create_server(('127.0.0.1', 0), backlog=1000)\n\
+         kept, total = [], 0\n\
+         while total < {WANTED_MIB} << 20 and len(kept) < 100:\n\
+         \x20   a = socket.create_connection(door.getsockname())\n\
+         \x20   kept.append((a, door.accept()))\n\
+         \x20   a.setblocking(False)\n\
+         \x20   try:\n\
+         \x20       while True: total += a.send(b'x' * 65536)\n\
+         \x20   except BlockingIOError: pass\n\
+         print(total >> 20)"
+    );
+    let outside = std::process::Command::new("python3").args(["-c", &code]).output().unwrap();
+    let control: u32 = String::from_utf8(outside.stdout).unwrap().trim().parse().unwrap();
+    if control < WANTED_MIB {
+        eprintln!("SKIPPED: tcp_buffers_have_an_end: no positive control on this host");
+        return;
+    }
+    let (mut cell, python) = rig::python_policy();
+    cell.limits.memory_bytes = 64 << 20;
+    let end = rig.run(cell, &[&python, "-c", &code]);
+    // Cut short, or (v2) dead of it.
+    match end.status() {
+        Status::Code(0) => assert!(end.stdout.trim().parse::<u32>().unwrap() < 130, "{end:?}"),
+        status => assert_eq!(status, Status::Signal(libc::SIGKILL), "{end:?}"),
+    }
+}
+
+/// What whoever started the kernel may do with priorities, agents may not.
+fn priorities_arent_handed_on(_: &mut Rig) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let set = |value| {
+        let limit = || Rlimit { current: Some(value), maximum: Some(value) };
+        [Resource::Rtprio, Resource::Nice].into_iter().try_for_each(|resource| setrlimit(resource, limit()))
+    };
+    let line = "grep -E 'realtime priority|nice priority|core file' /proc/self/limits | tr -s ' ' | cut -d ' ' -f 2-5";
+    let raised = set(40);
+    let mut rig = Rig::new();
+    let outside = std::process::Command::new("/bin/sh").args(["-c", line]).output().unwrap();
+    set(0).unwrap();
+    match raised {
+        Ok(()) => {
+            let outside = String::from_utf8(outside.stdout).unwrap();
+            assert!(outside.contains("nice priority 40 40\nrealtime priority 40 40\n"), "{outside}");
+        }
+        Err(e) => eprintln!("SKIPPED: priorities_arent_handed_on: no positive control on this host ({e})"),
+    }
+    let end = rig.sh(line);
+    assert_eq!(end.stdout, "core file size 1\nnice priority 0 0\nrealtime priority 0 0\n");
+}
+
 fn fifty_stubborn_children_die_at_once(rig: &mut Rig) {
     let line = "trap '' TERM HUP INT; i=0; while [ $i -lt 50 ]; do (trap '' TERM; (sleep 100 & ) ; sleep 100) & i=$((i+1)); done; echo up; wait";
     let mut cell = policy();
@@ -187,6 +243,8 @@ fn main() {
         ("the_quota_holds_a_loop_back", the_quota_holds_a_loop_back),
         ("the_disk_is_one_bound_for_all_folders", the_disk_is_one_bound_for_all_folders),
         ("open_files_are_counted", open_files_are_counted),
+        ("tcp_buffers_have_an_end", tcp_buffers_have_an_end),
+        ("priorities_arent_handed_on", priorities_arent_handed_on),
         ("fifty_stubborn_children_die_at_once", fifty_stubborn_children_die_at_once),
         (
             "freezing_stops_the_clock_and_a_frozen_agent_can_be_killed",

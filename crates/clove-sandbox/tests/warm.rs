@@ -45,31 +45,8 @@ fn an_import_error_is_told(rig: &mut Rig) {
     assert!(rig::text(log).contains("No module named"));
 }
 
-/// What a template's own code may do to its forks, and how it is caught: each replaces one call that the library makes
-/// in the child, by a fork hook that undoes or prevents it.
+/// What a template answers fork requests with, and how it is caught; `hostile_templates.rs` has the finer lies.
 fn a_template_that_lies_is_caught(rig: &mut Rig) {
-    let lies = [
-        // A fork hook that starts a thread in the child.
-        (
-            "Threads",
-            "def hook():\n    import threading, time\n    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()\n    time.sleep(0.3)\nos.register_at_fork(after_in_child=hook)",
-        ),
-    ];
-    for (what, setup) in lies {
-        let t = ready(rig, "print('ran')", setup);
-        let (event, out, _) = embryo(rig, t).finish(rig);
-        // The thread may come after the look: then the embryo is let go with it, which is its own affair.
-        match event {
-            Event::SpawnFailed { stage, message, .. } => {
-                assert_eq!(stage, "verify");
-                assert!(message.contains(what), "{message}");
-            }
-            Event::Exited { .. } => assert_eq!(out, "ran\n"),
-            other => panic!("{other:?}"),
-        }
-        rig.send(Request::Kill { token: t }, &[]);
-        rig.expect_end(t);
-    }
     // A host module that answers fork requests with processes of its own making, none of which is confined.
     let forger = r#"
 import array, struct, time
@@ -213,8 +190,13 @@ fn kills_at_any_moment_leave_nothing(rig: &mut Rig) {
     rig.expect_end(w.token);
     rig.send(Request::Kill { token: t }, &[]);
     rig.expect_end(t);
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", rig.launcher_pid)).unwrap();
-    assert_eq!(children.trim(), "", "the launcher has children left");
+    // Its init goes after it.
+    let children = format!("/proc/{0}/task/{0}/children", rig.launcher_pid);
+    let until = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while !std::fs::read_to_string(&children).unwrap().trim().is_empty() {
+        assert!(std::time::Instant::now() < until, "the launcher has children left");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 fn main() {

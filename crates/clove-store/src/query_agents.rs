@@ -34,6 +34,7 @@ fn record(row: &Row<'_>) -> rusqlite::Result<AgentRecord> {
         ended: c.opt_text("ended")?,
         missing_walls: c.json("missing_walls")?,
         missing_limits: c.json("missing_limits")?,
+        profile: c.word("profile")?,
     };
     Ok(AgentRecord { info, certificate: c.opt_json("certificate")? })
 }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension};
 
 /// Layout that this build writes (`PRAGMA user_version`).
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = 2;
 /// `CLVS`: tells file(1), and us, whose database it is (`PRAGMA application_id`).
 const APPLICATION_ID: i64 = 0x434c_5653;
 const DDL: &str = include_str!("schema.sql");

@@ -84,6 +84,8 @@ CREATE TABLE agents (
     ended TEXT,
     missing_walls TEXT NOT NULL,
     missing_limits TEXT NOT NULL,
+    -- `default` when its start isn't known.
+    profile TEXT NOT NULL DEFAULT 'default',
     certificate TEXT
 ) STRICT;
 CREATE INDEX agents_by_name ON agents (name);

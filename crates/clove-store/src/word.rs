@@ -1,7 +1,7 @@
 //! The words that stand for states in the tables: the same ones as in JSON.
 
 use clove_abi::calls::AgentState;
-use clove_abi::run::{RunKind, RunState, TaskState};
+use clove_abi::run::{Profile, RunKind, RunState, TaskState};
 
 /// A state with a word.
 pub(crate) trait Word: Sized {
@@ -49,5 +49,6 @@ words! {
         Failed = "failed",
     }
     RunKind { Sweep = "sweep", Executor = "executor" }
+    Profile { Default = "default", Strict = "strict" }
     AgentState { Starting = "starting", Running = "running", Ending = "ending", Ended = "ended" }
 }

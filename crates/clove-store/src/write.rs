@@ -206,11 +206,11 @@ fn attempt(tx: &Transaction<'_>, c: &Certificate) -> rusqlite::Result<Written> {
 fn agent(tx: &Transaction<'_>, a: &AgentInfo) -> rusqlite::Result<Written> {
     let mut s = tx.prepare_cached(
         "INSERT INTO agents (agent, name, kind, state, run, task, attempt, command, pid, started_ms, ended_ms,
-             memory_limit_bytes, ended, missing_walls, missing_limits)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15)
+             memory_limit_bytes, ended, missing_walls, missing_limits, profile)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)
          ON CONFLICT (agent) DO UPDATE SET name = ?2, kind = ?3, state = ?4, run = ?5, task = ?6, attempt = ?7,
              command = ?8, pid = ?9, started_ms = ?10, ended_ms = ?11, memory_limit_bytes = ?12, ended = ?13,
-             missing_walls = ?14, missing_limits = ?15",
+             missing_walls = ?14, missing_limits = ?15, profile = ?16",
     )?;
     s.execute(params![
         a.id.to_string(),
@@ -228,6 +228,7 @@ fn agent(tx: &Transaction<'_>, a: &AgentInfo) -> rusqlite::Result<Written> {
         a.ended,
         to_json("missing_walls", &a.missing_walls)?,
         to_json("missing_limits", &a.missing_limits)?,
+        a.profile.word(),
     ])
     .map(kept)
 }

@@ -47,6 +47,32 @@ pub fn spawn<F: FnOnce() -> i32>(
     }
 }
 
+/// `spawn` whose new user namespace belongs to the uid `owner` instead of this process's: what is made in it (inotify
+/// instances, pending signals, message queues, further namespaces) counts against the owner's limits in the namespaces
+/// above (user_namespaces(7), namespaces' ucounts), so that no agent can use up root's.
+///
+/// Any process of the owner's uid in this process's user namespace has all capabilities in the new one; so there must be
+/// none. EPERM when this process may not take the uid.
+pub fn spawn_owned<F: FnOnce() -> i32>(
+    _proof: &SingleThreaded,
+    owner: u32,
+    flags: u64,
+    group: Option<BorrowedFd<'_>>,
+    body: F,
+) -> Result<Child, Errno> {
+    let disguise = crate::privileges::Disguise::as_uid(owner)?;
+    match raw_fork(flags | NEWUSER, group) {
+        Ok(Forked::Child) => exit_now(body()),
+        forked => {
+            drop(disguise);
+            match forked? {
+                Forked::Parent { pid, pidfd } => Ok(Child { pid, pidfd }),
+                Forked::Child => exit_now(1),
+            }
+        }
+    }
+}
+
 /// `spawn` for code that itself is the child of a `spawn`, and so has one thread by construction. The same rule holds
 /// for `body`: no allocation, no lock.
 pub(crate) fn spawn_from_stub<F: FnOnce() -> i32>(flags: u64, body: F) -> Result<Child, Errno> {

@@ -21,8 +21,12 @@ pub const FD_CGROUP: usize = 6;
 pub const FD_SYSCALLS: usize = 7;
 pub const FD_STDOUT: usize = 8;
 pub const FD_STDERR: usize = 9;
-/// Takes one `Outcome` when the walls stand, or when one can't be put up.
+/// A socket. Takes one `Outcome` when the walls stand, or when one can't be put up; brings `GO` once the launcher has
+/// looked at the embryo from outside.
 pub const FD_REPORT: usize = 10;
+
+/// The word that lets an embryo go.
+pub const GO: u8 = b'G';
 
 const REQUEST_MAGIC: u32 = 0x3146_4c43;
 const REPLY_MAGIC: u32 = 0x3152_4c43;

@@ -86,6 +86,45 @@ pub fn become_ids(uid: u32, gid: u32) -> Result<(), Errno> {
     check(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) }).map(drop)
 }
 
+/// This process (of one thread) as another effective uid, until it is dropped. Its real, saved and filesystem ids stay,
+/// so nobody of that uid may signal it or look into it (kill(2), ptrace(2)). Capabilities that it has only as root are
+/// gone meanwhile.
+#[derive(Debug)]
+pub(crate) struct Disguise {
+    back: u32,
+    _here: std::marker::PhantomData<*const ()>,
+}
+
+/// Leaves an id as it is (setresuid(2)).
+const UNCHANGED: u32 = u32::MAX;
+
+impl Disguise {
+    pub(crate) fn as_uid(uid: u32) -> Result<Disguise, Errno> {
+        let back = rustix::process::geteuid().as_raw();
+        set_effective(uid)?;
+        let disguise = Disguise { back, _here: std::marker::PhantomData };
+        // SAFETY: takes a number; concerns this thread alone. The effective uid took the filesystem uid along; cgroup
+        // files, for one, are opened by that.
+        unsafe { libc::syscall(libc::SYS_setfsuid, back) };
+        Ok(disguise)
+    }
+}
+
+impl Drop for Disguise {
+    fn drop(&mut self) {
+        if set_effective(self.back).is_err() {
+            // It can't come to this: the old id is still the real and the saved one. As somebody else it must not go on.
+            std::process::abort();
+        }
+    }
+}
+
+/// The raw call: libc's wrapper would signal other threads, of which there are none.
+fn set_effective(uid: u32) -> Result<(), Errno> {
+    // SAFETY: plain numbers.
+    check(unsafe { libc::syscall(libc::SYS_setresuid, UNCHANGED, uid, UNCHANGED) }).map(drop)
+}
+
 /// Empties the supplementary groups. Must come before setgroups is denied in the user namespace.
 pub fn clear_groups() -> Result<(), Errno> {
     // SAFETY: a list of length 0 is never read.

@@ -53,6 +53,10 @@ pub struct Program {
     pub envp: StringArray,
 }
 
+/// With 0 no core file is written, but a handler that the host has in core_pattern runs nevertheless, as the host's root;
+/// with 1 Linux does neither (fs/coredump.c takes it as the sign of a handler that crashes itself).
+pub const NO_DUMP: u64 = 1;
+
 /// setrlimit(2) values, hard and soft alike.
 #[derive(Clone, Copy, Debug)]
 pub struct ResourceLimits {
@@ -60,9 +64,14 @@ pub struct ResourceLimits {
 }
 
 impl ResourceLimits {
-    /// NOFILE as given, no core files.
+    /// NOFILE as given; no core dumps; no priority over others, whatever whoever started the kernel was allowed.
     pub fn apply(&self) -> Result<(), Errno> {
-        for (resource, value) in [(libc::RLIMIT_NOFILE, self.nofile), (libc::RLIMIT_CORE, 0)] {
+        for (resource, value) in [
+            (libc::RLIMIT_NOFILE, self.nofile),
+            (libc::RLIMIT_CORE, NO_DUMP),
+            (libc::RLIMIT_RTPRIO, 0),
+            (libc::RLIMIT_NICE, 0),
+        ] {
             let limit = libc::rlimit { rlim_cur: value, rlim_max: value };
             // SAFETY: `limit` is a whole rlimit that outlives the call.
             check(unsafe { libc::setrlimit(resource, &limit) }.into())?;

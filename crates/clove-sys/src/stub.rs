@@ -1,4 +1,4 @@
-//! The first process of a cell: builds the walls from inside, then is its init (PID 1), or becomes a template.
+//! The first process of a cell: builds the walls from inside, then is its init (PID 1).
 
 use crate::clone::{check, spawn_from_stub};
 use crate::privileges;
@@ -14,11 +14,9 @@ use std::os::fd::{AsRawFd, RawFd};
 #[derive(Debug)]
 pub enum Role {
     /// Init; forks and execs the program as PID 2. With `hold`, when the launcher says so.
-    Cold { program: Program, hold: bool },
-    /// Init; a template will put an embryo beside it.
-    Warm,
-    /// No init: execs the program itself.
-    Template { program: Program },
+    Cold { program: Box<Program>, hold: bool },
+    /// Init; somebody else will put the program beside it: a template an embryo, the launcher a template.
+    Empty,
 }
 
 /// Everything a stub needs, prepared before the clone.
@@ -84,15 +82,7 @@ impl Stub {
                 }
                 self.be_init(Some((program, &opened)))
             }
-            Role::Warm => self.be_init(None),
-            Role::Template { program } => {
-                let failed = match privileges::die_with_parent() {
-                    Ok(()) => program.become_it(opened.slave),
-                    Err(errno) => NotStarted { stage: Stage::Session, errno, found: false },
-                };
-                self.say_not_started(failed);
-                127
-            }
+            Role::Empty => self.be_init(None),
         }
     }
 
@@ -118,6 +108,12 @@ impl Stub {
         let mut byte = [0u8];
         matches!(scm::recv(borrow(self.setup), &mut byte, &mut [], RecvFlags::empty()), Ok((1, _)))
             && byte[0] == word
+    }
+
+    /// The launcher has ended. Asked right after `die_with_parent`, which says nothing about a death before it.
+    fn is_left_alone(&self) -> bool {
+        // It has nothing more to say here, and keeps its end of the socket for as long as it lives.
+        scm::is_left_alone(borrow(self.setup))
     }
 
     fn say(&self, report: &Report) -> bool {
@@ -155,6 +151,9 @@ impl Stub {
         }
         if let Err(errno) = privileges::no_new_privs().and_then(|()| privileges::die_with_parent()) {
             self.say_not_started(NotStarted { stage: Stage::NoNewPrivs, errno, found: false });
+            return 1;
+        }
+        if self.is_left_alone() {
             return 1;
         }
         let child = match program {

@@ -16,7 +16,7 @@ pub type Hook = Option<extern "C" fn()>;
 
 /// Room for a filter, and paths of every mount.
 const REQUEST_BYTES: usize = 192 << 10;
-/// The embryo's end of the report pipe, until it is closed.
+/// The embryo's end of the report socket, until it is closed.
 const REPORT_PLACE: RawFd = 4;
 
 /// Waits for one request on `control_fd` (SOCK_SEQPACKET, blocking) and forks an embryo into the cell that came with
@@ -75,13 +75,16 @@ pub unsafe extern "C" fn clove_template_serve(
                 Err((stage, errno)) => Outcome { stage: stage as u32, errno: errno.raw_os_error() },
             };
             let report = if outcome.is_ok() { REPORT_PLACE } else { fds[FD_REPORT] };
+            if outcome.is_ok() {
+                // Before the report, so that what fork hooks start or open is there to be seen.
+                call(after_fork_child);
+            }
             let told = rustix::io::write(borrow(report), &record.encode());
-            if outcome.is_err() || told.is_err() {
+            if outcome.is_err() || told.is_err() || !is_let_go(report) {
                 // Half a wall is no wall.
                 exit_now(126);
             }
-            let _ = close_between(REPORT_PLACE as u32, u32::MAX, false);
-            call(after_fork_child);
+            let _ = close_between(REPORT_PLACE as u32, REPORT_PLACE as u32, false);
             0
         }
         Ok(Forked::Parent { pid, pidfd }) => {
@@ -95,6 +98,12 @@ pub unsafe extern "C" fn clove_template_serve(
             1
         }
     }
+}
+
+/// Stands still until the launcher has looked at it from outside.
+fn is_let_go(report: RawFd) -> bool {
+    let mut word = [0u8];
+    rustix::io::retry_on_intr(|| rustix::io::read(borrow(report), &mut word)) == Ok(1) && word[0] == GO
 }
 
 fn call(hook: Hook) {

@@ -16,7 +16,8 @@ back instead of a reply in [errors.md](errors.md).
 **Who** may call: an *operator* at the kernel's socket, an *agent* at its own, or *any* of them. **Audit**: *state* is journaled before
 it acts (when it changes anything), *record* is always journaled, *counted* only raises a counter. **Replay** (used once recordings
 exist): a call is *reissued*, served *from the record*, or *never* made by a replayed agent. **Durable**: the reply waits for the disk.
-**Blocks**: the reply may wait for something to happen. **Fds**: sealed memfds that it may carry.
+**Blocks**: the reply may wait for something to happen. **Fds**: sealed memfds that it may carry. Arguments are at most 64 KiB long and no call
+has a tail, where nothing else is said.
 
 A `?` behind a type means that the field may be null or absent. Unknown and repeated arguments are errors (E0103).
 \"Errors\" names the codes that are a call's own; any call can get ";
@@ -66,6 +67,8 @@ fn row(out: &mut String, spec: &Spec, arguments: &Value, reply: &Value, types: &
         spec.durable.then(|| "durable".to_owned()),
         spec.blocks.then(|| "may block".to_owned()),
         (spec.fds > 0).then(|| format!("up to {} descriptor", spec.fds)),
+        (spec.most_body > table::SHORT_BODY).then(|| format!("arguments up to {} MiB", spec.most_body >> 20)),
+        (spec.most_tail > 0).then(|| format!("tail up to {} MiB", spec.most_tail >> 20)),
     ];
     out.push_str(&traits.into_iter().flatten().collect::<Vec<_>>().join(" · "));
     out.push('\n');

@@ -200,7 +200,8 @@ def main(given: Sequence[str] | None = None) -> int:
         return 130
     print(f"report: {page}\npicture: {picture}", file=sys.stderr)
     if options.json:
-        print(json.dumps(summary.as_json()))
+        # json.dumps leaves DEL as it is.
+        print(json.dumps(summary.as_json()).replace("\x7f", "\\u007f"))
     else:
         print(table.comparison(summary.columns), end="\n\n")
         print(table.scores(summary), end="\n\n")

@@ -90,7 +90,7 @@ def death(name: str, event: Mapping[str, Any]) -> str:
     if who:
         words.append(f"killed by {who}")
     words.append("will be tried again" if event.get("state") == "backoff" else str(event.get("state")))
-    return "; ".join(words)
+    return for_terminal("; ".join(words))
 
 
 class Grid:

@@ -10,7 +10,7 @@ from .environment import EnvironmentFailed
 from .palette import FONT, drawing_rules, variables
 from .summary import Summary
 from .table import megabytes
-from .untrusted import for_html
+from .untrusted import for_html, for_terminal
 
 _RULES = (
     "*{box-sizing:border-box}"
@@ -74,6 +74,8 @@ def html(summary: Summary) -> str:
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # A second wall behind the escaping: nothing in this page may run, load or send anything.
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
         '<meta name="color-scheme" content="light dark"><title>CloveOS: drug-discovery demo</title>'
         f"<style>{variables(':root')}{drawing_rules()}{_RULES}</style></head><body><main>{''.join(body)}</main></body></html>\n"
     )
@@ -85,7 +87,7 @@ def killers(summary: Summary) -> list[str]:
     for certificate in summary.ours.certificates if summary.ours else ():
         who = clove_cli.killed_by(certificate)
         if who:
-            lines.append(f"{certificate['name']}, attempt {certificate['attempt']}, was killed by {who}")
+            lines.append(for_terminal(f"{certificate['name']}, attempt {certificate['attempt']}, was killed by {who}"))
     return lines
 
 

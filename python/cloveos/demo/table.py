@@ -14,7 +14,8 @@ WIDTH = 100
 
 
 def align(rows: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
-    """Rows with their cells padded; the last cell wraps within WIDTH."""
+    """Rows with their cells padded and harmless to print; the last cell wraps within WIDTH."""
+    rows = [[for_terminal(cell) for cell in row] for row in rows]
     widths = [max(len(row[place]) for row in rows) for place in range(len(rows[0]) - 1)]
     indent = sum(widths) + 2 * len(widths)
     lines = []
@@ -43,7 +44,7 @@ def comparison(columns: Sequence[Column]) -> str:
             f"{column.cpu_use:.0%}",
             f"{column.peak_bytes >> 20}",
             f"{column.available_fall_bytes >> 20}",
-            for_terminal(column.what_happened),
+            column.what_happened,
         )
         for column in columns
     ]

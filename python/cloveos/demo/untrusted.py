@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import html
 
+from cloveos.errors import printable
+
 
 def for_terminal(value: object) -> str:
-    """The text with every control, escape and direction-changing character made visible."""
+    """One line of text in which every control, escape, direction-changing and invisible character is made visible."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
-        for character in str(value)
+        for character in printable(str(value))
     )
 
 

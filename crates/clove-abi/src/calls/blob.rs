@@ -31,3 +31,8 @@ reply! {
         bytes: u64,
     }
 }
+
+impl BlobGet {
+    /// Most bytes in one answer.
+    pub const MOST_BYTES: usize = 32 << 20;
+}

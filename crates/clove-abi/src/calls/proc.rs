@@ -4,7 +4,7 @@ use super::{args, reply};
 use crate::certificate::Certificate;
 use crate::ids::{AgentId, RunId, TaskIndex};
 use crate::limits::{Limits, LimitsSpec};
-use crate::run::Mount;
+use crate::run::{Mount, Profile};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -35,9 +35,9 @@ args! {
         /// than the process that spawned it reads it with `proc.logs`, and nothing is dropped.
         #[serde(default)]
         attached: bool,
-        /// `default` or `strict`.
+        /// Which system calls it may make.
         #[serde(default)]
-        profile: Option<String>,
+        profile: Profile,
         #[serde(default)]
         allow_degraded: bool,
         /// Forget it (its certificate and output) once it has ended and was waited for.
@@ -166,5 +166,8 @@ reply! {
         ended: Option<String>,
         missing_walls: Vec<String>,
         missing_limits: Vec<String>,
+        /// Which system calls it may make.
+        #[serde(default)]
+        profile: Profile,
     }
 }

@@ -20,5 +20,9 @@ reply! {
         rss_bytes: u64,
         embryos: u32,
         forked: u64,
+        /// While it is being built, what it has begun last: `importing numpy`, `setup()`.
+        doing: String,
+        /// Since when it has been building, in milliseconds; 0 when it isn't.
+        building_ms: u64,
     }
 }

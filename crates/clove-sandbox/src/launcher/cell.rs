@@ -47,8 +47,14 @@ pub enum Kind {
 pub struct Template {
     pub argv: Vec<String>,
     pub control: Option<OwnedFd>,
-    /// Its user namespace, in which its agents' are nested.
-    pub user_namespace: Option<OwnedFd>,
+    /// Its program, which isn't the first process of its cell.
+    pub process: Option<Process>,
+    /// Its end of the control socket, standard output, standard error; until the program has them.
+    pub fds: Option<[OwnedFd; 3]>,
+    /// Its user and PID namespace, in which its agents' are nested.
+    pub home: Option<(OwnedFd, OwnedFd)>,
+    /// When it has answered last, or was asked when it had nothing to answer.
+    pub heard: std::time::Instant,
     /// First host id of its range.
     pub first_id: u32,
     pub uids: TemplateUids,
@@ -56,8 +62,19 @@ pub struct Template {
     pub ready: bool,
     /// It has told that it can't be, and the kernel knows.
     pub failed: bool,
+    /// What it has begun last, in its own words, and how often it has said such a thing.
+    pub doing: String,
+    pub told: u32,
     /// Fork requests that its socket didn't take yet.
     pub queue: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+}
+
+/// A template that has ended. Its init holds the namespaces that its agents live in, and its ids are theirs.
+#[derive(Debug)]
+pub struct Retired {
+    pub token: Token,
+    pub first_id: u32,
+    pub init: Option<Process>,
 }
 
 #[derive(Debug)]
@@ -67,11 +84,12 @@ pub struct Warm {
     pub inner_id: u32,
     /// Syscall socket, standard output, standard error; until they have been handed over.
     pub fds: Vec<OwnedFd>,
-    /// The helpers' socket, until they are done.
-    pub helper: Option<OwnedFd>,
     /// The template has been asked for the embryo and hasn't answered.
     pub asked: bool,
+    /// The embryo's report, and the way to let it go.
     pub outcome: Option<OwnedFd>,
+    /// What its standard output, standard error, syscall socket and report are, as /proc tells it.
+    pub given: Vec<String>,
     pub walls_stand: bool,
     pub embryo: Option<Process>,
 }
@@ -88,14 +106,16 @@ pub struct Cell {
     /// PID 2 of a cold cell, which isn't the launcher's child: for signals.
     pub program: Option<OwnedFd>,
     pub setup: Option<OwnedFd>,
+    /// The socket of helpers that make a process for it, until they are done.
+    pub helper: Option<OwnedFd>,
     pub scratch: Option<OwnedFd>,
     pub group: Option<Group>,
     pub oom: Option<OwnedFd>,
     pub out_of_memory: bool,
     pub missing_limits: Vec<String>,
-    /// The program's or embryo's.
+    /// The program's.
     pub status: Option<Status>,
-    /// Of init, or of a template.
+    /// Of init.
     pub first_status: Option<Status>,
     pub failure: Option<Failure>,
     pub killed: bool,
@@ -113,6 +133,7 @@ impl Cell {
             first: None,
             program: None,
             setup: None,
+            helper: None,
             scratch: None,
             group: None,
             oom: None,
@@ -133,13 +154,26 @@ impl Cell {
         }
     }
 
-    /// Nothing of it runs any more, and nobody will hand over something of it.
+    /// Nothing of it runs any more, and nobody will hand over something of it. (The init of a template that has ended
+    /// stays for its agents' sake.)
     pub fn is_over(&self) -> bool {
-        let quiet = match &self.kind {
-            Kind::Warm(w) => w.embryo.is_none() && !w.asked && w.helper.is_none(),
-            _ => true,
-        };
-        self.first.is_none() && quiet
+        if self.helper.is_some() {
+            return false;
+        }
+        match &self.kind {
+            Kind::Cold { .. } => self.first.is_none(),
+            Kind::Template(t) => t.process.is_none() && (self.status.is_some() || self.first.is_none()),
+            Kind::Warm(w) => self.first.is_none() && w.embryo.is_none() && !w.asked,
+        }
+    }
+
+    /// The process beside init that is the launcher's own child.
+    pub fn beside_init(&self) -> Option<&Process> {
+        match &self.kind {
+            Kind::Cold { .. } => None,
+            Kind::Template(t) => t.process.as_ref(),
+            Kind::Warm(w) => w.embryo.as_ref(),
+        }
     }
 
     pub fn is_agent(&self) -> bool {
@@ -148,11 +182,7 @@ impl Cell {
 
     /// A child of the launcher with this pid is waited for by its pidfd.
     pub fn owns(&self, pid: i32) -> bool {
-        let embryo = match &self.kind {
-            Kind::Warm(w) => w.embryo.as_ref(),
-            _ => None,
-        };
-        self.first.as_ref().is_some_and(|f| f.pid == pid) || embryo.is_some_and(|e| e.pid == pid)
+        [self.first.as_ref(), self.beside_init()].into_iter().flatten().any(|p| p.pid == pid)
     }
 
     pub fn warm(&mut self) -> Option<&mut Warm> {

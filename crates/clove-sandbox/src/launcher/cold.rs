@@ -46,7 +46,7 @@ impl Launcher {
             limits: ResourceLimits { nofile: plan.nofile },
             keep_capabilities: None,
             landlock: compile::landlock(plan)?,
-            filter: self.filter.clone(),
+            filter: self.filters.of(policy.profile),
             cwd: c_string(&plan.cwd)?,
             candidates: candidates(policy, cell.argv())?,
             argv: strings(cell.argv().iter().cloned())?,
@@ -60,10 +60,16 @@ impl Launcher {
         let script = compile::script(plan, &trees.numbers)?;
         let (doors, born_in) = self.doors(cell, true)?;
         let groups = doors.iter().map(|d| d.as_raw_fd()).collect();
-        let mut stub =
-            Stub { setup: theirs.as_raw_fd(), keep, groups, script, role: Role::Cold { program, hold } };
+        let mut stub = Stub {
+            setup: theirs.as_raw_fd(),
+            keep,
+            groups,
+            script,
+            role: Role::Cold { program: Box::new(program), hold },
+        };
         stub.sort();
-        let child = clone::spawn(&self.proof, NAMESPACES, born_in.as_ref().map(|d| d.as_fd()), || stub.run())
+        let born_in = born_in.as_ref().map(|d| d.as_fd());
+        let child = clone::spawn_owned(&self.proof, cell.uid, NAMESPACES, born_in, || stub.run())
             .map_err(|e| failure("namespaces", e, "clone3 with new namespaces", namespace_hint(e)))?;
         let pid = child.pid;
         cell.first = Some(Process { pid, pidfd: child.pidfd });

@@ -1,7 +1,7 @@
 //! Ends: reaping, the last measurements, and giving back what a cell held.
 
 use super::Launcher;
-use super::cell::{Cell, Failure, Kind, Process, State};
+use super::cell::{Cell, Failure, Kind, Process, Retired, State};
 use super::poller::Source;
 use crate::protocol::{Event, Status, Token};
 use clove_abi::certificate::Usage;
@@ -11,14 +11,11 @@ use rustix::process::{
 use std::os::fd::AsFd;
 
 impl Launcher {
-    /// The first process of a cell has ended, and with it everything in its PID namespace.
+    /// The init of a cell has ended, and with it everything in its PID namespace.
     pub(super) fn handle_first_ended(&mut self, token: Token) {
         // What it said last may still wait in its socket.
         self.handle_setup(token);
-        if matches!(self.cells.get(&token).map(|c| &c.kind), Some(Kind::Template(_))) {
-            self.handle_control(token);
-        }
-        let Some(cell) = self.cells.get_mut(&token) else { return };
+        let Some(cell) = self.cells.get_mut(&token) else { return self.handle_retired_ended(token) };
         let Some(status) = cell.first.as_ref().and_then(reap) else { return };
         cell.first_status = Some(status);
         if let Some(first) = cell.first.take() {
@@ -28,18 +25,26 @@ impl Launcher {
         self.finish_if_over(token);
     }
 
-    /// An embryo has ended; its init isn't needed any more.
-    pub(super) fn handle_embryo_ended(&mut self, token: Token) {
+    /// A template or an embryo has ended. An embryo's init isn't needed any more.
+    pub(super) fn handle_beside_ended(&mut self, token: Token) {
+        let Some(status) = self.cells.get(&token).and_then(Cell::beside_init).and_then(reap) else { return };
+        // What a template said last may still wait in its socket; and the end of its helper's, in that one.
+        self.handle_control(token);
+        // Also when something that it has left behind keeps its socket open.
+        self.lose_template(token);
+        self.handle_helper(token);
         let Some(cell) = self.cells.get_mut(&token) else { return };
-        let Some(warm) = cell.warm() else { return };
-        let Some(status) = warm.embryo.as_ref().and_then(reap) else { return };
-        let embryo = warm.embryo.take();
+        let ended = match &mut cell.kind {
+            Kind::Cold { .. } => None,
+            Kind::Template(t) => t.process.take(),
+            Kind::Warm(w) => w.embryo.take(),
+        };
         cell.status.get_or_insert(status);
-        if let Some(first) = &cell.first {
+        if let Some(first) = cell.first.as_ref().filter(|_| matches!(cell.kind, Kind::Warm(_))) {
             let _ = pidfd_send_signal(&first.pidfd, Signal::KILL);
         }
-        if let Some(embryo) = embryo {
-            self.poller.remove(&embryo.pidfd, Source::Embryo(token));
+        if let Some(ended) = ended {
+            self.poller.remove(&ended.pidfd, Source::Beside(token));
         }
         self.finish_if_over(token);
     }
@@ -66,9 +71,20 @@ impl Launcher {
             && !cell.killed
             && cell.failure.is_none()
         {
-            let how = describe(first_status);
-            let message =
-                format!("its process ended while it was loading its imports, the script or setup() ({how})");
+            let when = match t.doing.as_str() {
+                "" => "before it had begun to load".to_owned(),
+                what => format!("in the middle of {what}"),
+            };
+            // Whoever is killed for want of memory shows no more than the signal.
+            let how = if cell.out_of_memory || usage.oom_kills > 0 {
+                format!(
+                    "it needed more memory than {} MiB, all that agents may have here",
+                    cell.policy.limits.memory_bytes >> 20
+                )
+            } else {
+                describe(status_seen)
+            };
+            let message = format!("its process ended {when} ({how})");
             self.tell(&Event::TemplateFailed { token, message, traceback: String::new() }, &[]);
         }
         match cell.failure {
@@ -120,7 +136,8 @@ impl Launcher {
                 if let Some(control) = t.control.take() {
                     self.poller.remove(&control, Source::Control(token));
                 }
-                self.retired_ranges.push((token, t.first_id));
+                let init = cell.first.take();
+                self.retired.push(Retired { token, first_id: t.first_id, init });
             }
             Kind::Warm(w) => {
                 if let Some(outcome) = w.outcome.take() {
@@ -132,20 +149,43 @@ impl Launcher {
                 }
             }
         }
-        self.free_retired_ranges();
+        self.free_retired();
     }
 
-    /// A template's ids are free again when the last of its agents has ended too.
-    fn free_retired_ranges(&mut self) {
-        let cells = &self.cells;
-        let uids = &mut self.uids;
-        self.retired_ranges.retain(|(template, first_id)| {
-            let in_use = cells.values().any(|c| matches!(&c.kind, Kind::Warm(w) if w.template == *template));
-            if !in_use {
-                uids.give_back_range(*first_id);
+    /// When the last agent of a template has ended too, its init may go; and then its ids are free again.
+    fn free_retired(&mut self) {
+        let (cells, uids) = (&self.cells, &mut self.uids);
+        self.retired.retain(|r| {
+            let in_use = cells.values().any(|c| matches!(&c.kind, Kind::Warm(w) if w.template == r.token));
+            match &r.init {
+                _ if in_use => true,
+                Some(init) => {
+                    let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
+                    true
+                }
+                None => {
+                    uids.give_back_range(r.first_id);
+                    false
+                }
             }
-            in_use
         });
+    }
+
+    fn handle_retired_ended(&mut self, token: Token) {
+        let Some(retired) = self.retired.iter_mut().find(|r| r.token == token) else { return };
+        if retired.init.as_ref().and_then(reap).is_none() {
+            return;
+        }
+        if let Some(init) = retired.init.take() {
+            self.poller.remove(&init.pidfd, Source::First(token));
+        }
+        self.free_retired();
+    }
+
+    /// A child that is waited for by its pidfd.
+    pub(super) fn owns(&self, pid: i32) -> bool {
+        self.cells.values().any(|c| c.owns(pid))
+            || self.retired.iter().any(|r| r.init.as_ref().is_some_and(|i| i.pid == pid))
     }
 
     /// rmdir of a group is refused for a short while after its last process has ended; and a template may have left
@@ -173,7 +213,7 @@ impl Launcher {
     pub(super) fn reap_strays(&mut self) {
         while self.strays > 0 || !self.removals.is_empty() {
             let Some(pid) = clove_sys::reap::peek_ended() else { return };
-            if self.cells.values().any(|c| c.owns(pid)) {
+            if self.owns(pid) {
                 // Its own pidfd brings it up next; the strays behind it wait for that.
                 return;
             }
@@ -184,28 +224,17 @@ impl Launcher {
 
     /// On the way out: everything dies with its init; nobody is left to be told.
     pub(super) fn kill_everything(&mut self) {
-        let processes = |c: &Cell| -> Vec<rustix::fd::OwnedFd> {
-            let embryo = match &c.kind {
-                Kind::Warm(w) => w.embryo.as_ref(),
-                _ => None,
-            };
-            [c.first.as_ref(), embryo]
-                .into_iter()
-                .flatten()
-                .filter_map(|p| p.pidfd.try_clone().ok())
-                .collect()
-        };
-        let mut ending = Vec::new();
         for cell in self.cells.values() {
             if let Some(group) = &cell.group {
                 self.cgroups.kill(group);
             }
-            for pidfd in processes(cell) {
-                let _ = pidfd_send_signal(&pidfd, Signal::KILL);
-                ending.push(pidfd);
+            for process in [cell.first.as_ref(), cell.beside_init()].into_iter().flatten() {
+                let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
             }
         }
-        drop(ending);
+        for init in self.retired.iter().filter_map(|r| r.init.as_ref()) {
+            let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
+        }
         // Whatever is a child of this process, known or not: a template may have forked an embryo that nobody has
         // been told of yet, and the init of its cell can't end before that is reaped (pid_namespaces(7)).
         let deadline = std::time::Instant::now() + LAST_REAPING;

@@ -120,6 +120,12 @@ pub fn environment(policy: &CellPolicy) -> Result<StringArray, PlanError> {
     strings(policy.env.iter().map(|(k, v)| format!("{k}={v}")))
 }
 
+/// A descriptor of one of the namespaces of a process of ours: `name` as in /proc/PID/ns.
+pub fn namespace_of(pid: i32, name: &str) -> Result<OwnedFd, Failure> {
+    let file = std::fs::File::open(format!("/proc/{pid}/ns/{name}"));
+    file.map(OwnedFd::from).map_err(|e| from_io("namespaces", &e, "a namespace of the cell", ""))
+}
+
 /// The maps of a user namespace whose parent is the launcher's: `inside` first id inside, `outside` on the host.
 pub fn write_maps(pid: i32, inside: u32, outside: u32, count: u32) -> Result<(), Failure> {
     let line = format!("{inside} {outside} {count}");

@@ -14,15 +14,15 @@ pub enum Source {
     Kernel,
     /// A stub's setup socket.
     Setup(Token),
-    /// The pidfd of a cell's first process (init or template): it has ended.
+    /// The pidfd of a cell's first process, its init: it has ended.
     First(Token),
-    /// The pidfd of an embryo: it has ended.
-    Embryo(Token),
-    /// The socket of the helpers that make a cell inside a template's user namespace.
+    /// The pidfd of a template or an embryo: it has ended.
+    Beside(Token),
+    /// The socket of helpers that make a process inside a template's namespaces.
     Helper(Token),
     /// A template's control socket.
     Control(Token),
-    /// The pipe on which an embryo tells that its walls stand.
+    /// The socket on which an embryo tells that its walls stand.
     Outcome(Token),
     /// The group is out of memory.
     Oom(Token),

@@ -76,11 +76,13 @@ impl Launcher {
         if let Some(group) = &cell.group {
             self.cgroups.kill(group);
         }
-        if let Some(first) = &cell.first {
-            let _ = pidfd_send_signal(&first.pidfd, Signal::KILL);
+        if let Some(beside) = cell.beside_init() {
+            let _ = pidfd_send_signal(&beside.pidfd, Signal::KILL);
         }
-        if let Some(embryo) = cell.warm().and_then(|w| w.embryo.as_ref()) {
-            let _ = pidfd_send_signal(&embryo.pidfd, Signal::KILL);
+        // A template's agents live on, and with them its init.
+        let init_stays = !cell.is_agent() && (cell.beside_init().is_some() || cell.status.is_some());
+        if let Some(first) = cell.first.as_ref().filter(|_| !init_stays) {
+            let _ = pidfd_send_signal(&first.pidfd, Signal::KILL);
         }
         self.finish_if_over(token);
     }
@@ -98,8 +100,8 @@ impl Launcher {
         let Some(signal) = Signal::from_named_raw(number) else { return };
         if let Some(program) = &cell.program {
             let _ = pidfd_send_signal(program, signal);
-        } else if let Some(embryo) = cell.warm().and_then(|w| w.embryo.as_ref()) {
-            let _ = pidfd_send_signal(&embryo.pidfd, signal);
+        } else if let Some(beside) = cell.beside_init() {
+            let _ = pidfd_send_signal(&beside.pidfd, signal);
         }
     }
 

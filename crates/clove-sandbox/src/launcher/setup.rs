@@ -74,9 +74,12 @@ impl Launcher {
             skipped.iter().filter(|s| **s != NO_STEP).filter_map(|s| cell.plan.ops.get(usize::from(*s)));
         missing_walls.extend(failed.filter_map(|p| p.wall.clone()).filter(|w| !w.is_empty()));
         let warm = match &cell.kind {
-            // Its own words say when it is ready.
+            // Its own words will say when it is ready.
             Kind::Template(_) => {
                 cell.state = State::Starting;
+                if let Err(f) = self.start_template(token) {
+                    self.fail(token, f);
+                }
                 return;
             }
             Kind::Cold { hold, .. } => {

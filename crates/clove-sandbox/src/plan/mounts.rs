@@ -4,7 +4,7 @@ use super::{PlanError, refuse};
 use crate::host::{HostFacts, Resolved, SystemPath};
 use crate::protocol::CellPolicy;
 use clove_abi::run::Mount;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// A mount that will be made.
 pub struct UserMount {
@@ -15,6 +15,8 @@ pub struct UserMount {
     pub is_folder: bool,
     /// Its mount point lies in a mount made before it, and exists there.
     pub inside_another: bool,
+    /// Not mounted, but made as a link to this absolute path.
+    pub link: Option<String>,
 }
 
 /// Folders of the cell itself that can't be covered, nor anything below them.
@@ -36,9 +38,11 @@ pub fn user_mounts(policy: &CellPolicy, host: &HostFacts) -> Result<Vec<UserMoun
         let source = check_source(m, host)?;
         wanted.push((target, source, m));
     }
-    wanted.sort_by_key(|(target, _, m)| (target.matches('/').count(), target.clone(), !m.writable));
+    let links: Vec<_> = wanted.iter().map(|w| link(w, &wanted, host)).collect();
+    let mut wanted: Vec<_> = wanted.into_iter().zip(links).map(|((t, s, m), l)| (t, s, m, l)).collect();
+    wanted.sort_by_key(|(target, _, m, _)| (target.matches('/').count(), target.clone(), !m.writable));
     let mut done: Vec<UserMount> = Vec::new();
-    for (target, source, m) in wanted {
+    for (target, source, m, link) in wanted {
         if let Some(same) = done.iter().find(|d| d.target == target) {
             if same.source == source.path.to_string_lossy() && same.writable >= m.writable {
                 continue;
@@ -49,6 +53,10 @@ pub fn user_mounts(policy: &CellPolicy, host: &HostFacts) -> Result<Vec<UserMoun
         let above = above(&target, &done, host);
         if let Some(above) = &above {
             if above.shows(&target) == source.path && above.writable >= m.writable {
+                continue;
+            }
+            // It is there as the link that it is.
+            if link.is_some() && above.shows(&target) == Path::new(&m.source) {
                 continue;
             }
             let point = host.paths.resolve(&above.shows(&target));
@@ -69,9 +77,70 @@ pub fn user_mounts(policy: &CellPolicy, host: &HostFacts) -> Result<Vec<UserMoun
             writable: m.writable,
             is_folder: source.is_folder,
             inside_another: above.is_some(),
+            link: link.filter(|_| above.is_none()),
         });
     }
     Ok(done)
+}
+
+/// Where a link leads, if it is to be a link inside too: a file's, shown read-only at its own path, when that which it
+/// leads to is shown there as well. A Python finds its library by following the links to its file, so one in
+/// `~/.local/bin` that were seen as a file would look for it in `~/.local`.
+fn link(
+    (target, source, m): &(String, Resolved, &Mount),
+    wanted: &[(String, Resolved, &Mount)],
+    host: &HostFacts,
+) -> Option<String> {
+    if m.writable || source.is_folder || m.source != *target {
+        return None;
+    }
+    let to = without_dots(&Path::new(target).parent()?.join(host.paths.link(Path::new(target))?))?;
+    let to = behind_system_links(to, host);
+    // A `..` behind a linked folder leads elsewhere than it reads.
+    let same = |path: &Path| host.paths.resolve(path).is_some_and(|r| r.path == source.path);
+    let shown = |at: &str, shows: &Path| {
+        to == at && shows == source.path
+            || to
+                .strip_prefix(at)
+                .and_then(|rest| rest.strip_prefix('/'))
+                .is_some_and(|rest| same(&shows.join(rest)))
+    };
+    let users = wanted.iter().filter(|(at, _, _)| at != target).any(|(at, s, _)| shown(at, &s.path));
+    let system = || {
+        host.system.iter().any(|s| match s {
+            SystemPath::Folder(path) => shown(path, Path::new(path)),
+            SystemPath::Link(..) => false,
+        })
+    };
+    (same(Path::new(&to)) && (users || system())).then_some(to)
+}
+
+/// /bin/x is /usr/bin/x where /bin is a link.
+fn behind_system_links(path: String, host: &HostFacts) -> String {
+    for s in &host.system {
+        if let SystemPath::Link(link, to) = s
+            && let Some(rest) =
+                path.strip_prefix(link.as_str()).filter(|r| r.is_empty() || r.starts_with('/'))
+        {
+            return format!("/{}{rest}", to.trim_start_matches('/'));
+        }
+    }
+    path
+}
+
+/// An absolute path read from left to right, as text.
+fn without_dots(path: &Path) -> Option<String> {
+    let mut out = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::ParentDir => {
+                out.pop();
+            }
+            Component::Normal(name) => out.push(name),
+            _ => {}
+        }
+    }
+    out.to_str().map(str::to_owned)
 }
 
 /// A mount that a deeper target would lie in.
@@ -110,17 +179,7 @@ fn check_target(m: &Mount, host: &HostFacts) -> Result<String, PlanError> {
     let trimmed = if m.target.len() > 1 { m.target.trim_end_matches('/') } else { &m.target };
     refuse::check_path(trimmed)
         .map_err(|why| error(m, format!("bad target: {why}"), "use a path such as /data"))?;
-    let mut target = trimmed.to_owned();
-    // /bin/x is /usr/bin/x where /bin is a link.
-    for s in &host.system {
-        if let SystemPath::Link(path, to) = s
-            && let Some(rest) =
-                target.strip_prefix(path.as_str()).filter(|r| r.is_empty() || r.starts_with('/'))
-        {
-            target = format!("/{}{rest}", to.trim_start_matches('/'));
-            break;
-        }
-    }
+    let target = behind_system_links(trimmed.to_owned(), host);
     let closed = CLOSED.iter().any(|c| target == *c || is_below(&target, c));
     let fixed = FIXED.contains(&target.as_str());
     if closed || fixed {

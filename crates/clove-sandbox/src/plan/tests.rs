@@ -29,18 +29,22 @@ pub(crate) fn policy() -> CellPolicy {
     }
 }
 
-use super::{CellKind, Op, Plan, PlanError, Source, plan};
+use super::{CellKind, Op, Plan, PlanError, plan};
 use crate::host::{HostFacts, PathView, Resolved, SystemPath};
 use clove_abi::run::Mount;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// Paths of a made-up host: name, where it leads, whether it is a folder.
-struct Paths(BTreeMap<PathBuf, (PathBuf, bool)>);
+/// Paths of a made-up host: name, where it leads, whether it is a folder; and what links hold.
+struct Paths(BTreeMap<PathBuf, (PathBuf, bool)>, BTreeMap<PathBuf, PathBuf>);
 
 impl PathView for Paths {
     fn resolve(&self, path: &Path) -> Option<Resolved> {
         self.0.get(path).map(|(path, is_folder)| Resolved { path: path.clone(), is_folder: *is_folder })
+    }
+
+    fn link(&self, path: &Path) -> Option<PathBuf> {
+        self.1.get(path).cloned()
     }
 }
 
@@ -62,12 +66,34 @@ fn host() -> HostFacts {
     paths.insert("/home/u/file".into(), ("/home/u/file".into(), false));
     paths.insert("/home/u/link".into(), ("/var/lib/clove/x".into(), true));
     paths.insert("/var".into(), ("/var".into(), true));
+    // What installers of Pythons leave: a command that links to a folder named for the minor version, itself a link.
+    let python = "/home/u/py/3.10.4/bin/python3.10";
+    let mut links = BTreeMap::new();
+    for (link, to) in [
+        ("/home/u/.local/bin/python3.10", "../../py/3.10/bin/python3.10"),
+        ("/home/u/v/bin/python", "/home/u/.local/bin/python3.10"),
+        ("/home/u/bin/tool", "/bin/tool"),
+    ] {
+        links.insert(link.into(), to.into());
+        let leads = if to == "/bin/tool" { "/usr/bin/tool" } else { python };
+        paths.insert(link.into(), (leads.into(), false));
+    }
+    for (name, leads, is_folder) in [
+        ("/home/u/py/3.10", "/home/u/py/3.10.4", true),
+        ("/home/u/py/3.10.4", "/home/u/py/3.10.4", true),
+        ("/home/u/py/3.10/bin/python3.10", python, false),
+        (python, python, false),
+        ("/home/u/v", "/home/u/v", true),
+        ("/usr/bin/tool", "/usr/bin/tool", false),
+    ] {
+        paths.insert(name.into(), (leads.into(), is_folder));
+    }
     HostFacts {
         system: vec![SystemPath::Folder("/usr".into()), SystemPath::Link("/bin".into(), "usr/bin".into())],
         protected: vec!["/var/lib/clove".into()],
         landlock_abi: Some(7),
         nofile_max: 4096,
-        paths: Box::new(Paths(paths)),
+        paths: Box::new(Paths(paths, links)),
     }
 }
 
@@ -100,10 +126,12 @@ fn a_plain_plan_reads_as_it_always_did() {
 }
 
 #[test]
-fn a_template_has_neither_listener_nor_a_proc_of_its_own() {
+fn a_template_has_no_listener_and_sees_only_itself() {
     let plan = plan(CellKind::Template, &policy(), &host()).expect("a plan");
-    assert!(!plan.ops.iter().any(|p| matches!(p.op, Op::Listen { .. } | Op::Proc { .. })));
-    assert!(plan.mounts.iter().any(|m| m.source == Source::HiddenProc && m.target == "/proc"));
+    let has = |wanted: fn(&Op) -> bool| plan.ops.iter().any(|p| wanted(&p.op));
+    assert!(has(|op| matches!(op, Op::Proc { hidden: true, .. })));
+    // Its agents' user namespaces are made below its own.
+    assert!(!has(|op| matches!(op, Op::Listen { .. } | Op::Setting { .. } | Op::Proc { hidden: false, .. })));
 }
 
 #[test]
@@ -131,6 +159,48 @@ fn mounts_are_made_from_the_outside_in_and_not_twice() {
     assert!(agent(&p).expect_err("no such folder to mount on").why.contains("no folder of that name"));
     let p = mounts(&[("/data", "/in/proj", true), ("/home/u", "/in", false)]);
     assert_eq!(targets(&agent(&p).expect("a plan")), ["/in", "/in/proj"]);
+}
+
+/// Links that are made after the root was entered: path, where they lead.
+fn links(p: &Plan) -> Vec<(&str, &str)> {
+    let made = p.ops.iter().skip_while(|o| o.op != Op::Pivot);
+    made.filter_map(|o| match &o.op {
+        Op::Link { to, path } => Some((path.as_str(), to.as_str())),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn a_file_that_is_a_link_stays_one_where_what_it_leads_to_is_shown() {
+    let command = "/home/u/.local/bin/python3.10";
+    let prefix = ("/home/u/py/3.10", "/home/u/py/3.10", false);
+    let p = agent(&mounts(&[(command, command, false), prefix])).expect("a plan");
+    assert_eq!(links(&p), [(command, "/home/u/py/3.10/bin/python3.10")]);
+    assert_eq!(targets(&p), ["/home/u/py/3.10"]);
+    // Nothing else of its folder: that is made empty.
+    let made = |path: &str| p.ops.iter().any(|o| o.op == Op::Folder { path: path.into(), mode: 0o755 });
+    assert!(made("/home/u/.local/bin"));
+
+    // Over another link, and one that a mount shows anyway.
+    let venv = [("/home/u/v", "/home/u/v", false), ("/home/u/v/bin/python", "/home/u/v/bin/python", false)];
+    let p = agent(&mounts(&[venv[0], venv[1], (command, command, false), prefix])).expect("a plan");
+    assert_eq!(links(&p), [(command, "/home/u/py/3.10/bin/python3.10")]);
+    assert_eq!(targets(&p), ["/home/u/v", "/home/u/py/3.10"]);
+    let p = agent(&mounts(&[("/home/u/bin/tool", "/home/u/bin/tool", false)])).expect("a plan");
+    assert_eq!(links(&p), [("/home/u/bin/tool", "/usr/bin/tool")]);
+
+    // Otherwise it is what it leads to: at another place, writable, or without its surroundings.
+    for (list, expected) in [
+        (vec![(command, "/data/python", false), prefix], "/data/python"),
+        (vec![(command, command, true), prefix], command),
+        (vec![(command, command, false)], command),
+        (vec![(command, command, false), ("/data", "/home/u/py/3.10", false)], command),
+    ] {
+        let p = agent(&mounts(&list)).expect("a plan");
+        assert_eq!(links(&p), []);
+        assert!(targets(&p).contains(&expected), "{list:?}: {:?}", targets(&p));
+    }
 }
 
 #[test]
@@ -181,9 +251,24 @@ fn bad_labels_environments_files_and_profiles_are_refused() {
         refused(&|p| p.files.push((super::SOCKET_PATH.into(), String::new()))),
         "file /run/clove/kernel.sock"
     );
-    assert_eq!(refused(&|p| p.profile = Profile::Strict), "profile strict");
     for argv in [vec![], vec![String::new()], vec!["a".into(), "b\0".into()]] {
         assert!(super::check_argv(&argv).is_err());
+    }
+}
+
+/// Landlock may be missing otherwise: then that is listed.
+#[test]
+fn strict_needs_landlock_and_the_default_names_it() {
+    let mut p = policy();
+    p.profile = Profile::Strict;
+    let text = agent(&p).expect("a plan").to_string();
+    assert!(text.contains("seccomp (strict)") && text.contains("landlock (ABI 7)"), "{text}");
+    let without = HostFacts { landlock_abi: None, ..host() };
+    for kind in [CellKind::Agent, CellKind::Template] {
+        let error = plan(kind, &p, &without).expect_err("refused");
+        assert_eq!(error.what, "profile strict");
+        assert!(error.why.contains("Landlock") && error.hint.contains("default profile"), "{error:?}");
+        assert_eq!(plan(kind, &policy(), &without).expect("a plan").missing_walls, ["landlock"]);
     }
 }
 

@@ -89,6 +89,15 @@ fn rule(number: c_long, check: Check, errno: i32) -> Rule {
     Rule { number, check, verdict: Verdict::Errno(errno) }
 }
 
+fn raw_ip(family: c_int) -> Check {
+    Check::Both { arg: 0, is: family as u32, other: 1, mask: 0xf, values: vec![SOCK_RAW as u32] }
+}
+
+/// IPT_SO_SET_REPLACE and IPT_SO_SET_ADD_COUNTERS, and the same of ARP and bridge tables (linux/netfilter_*).
+fn packet_filters(level: c_int) -> Check {
+    Check::Both { arg: 1, is: level as u32, other: 2, mask: !0, values: vec![64, 65, 96, 97, 128, 129] }
+}
+
 /// In the order in which they are tested.
 pub fn rules() -> Vec<Rule> {
     let mut rules: Vec<Rule> =
@@ -117,6 +126,28 @@ pub fn rules() -> Vec<Rule> {
         // SOCK_STREAM, SOCK_DGRAM, SOCK_SEQPACKET, and SOCK_RAW, which is what route netlink uses; raw IP sockets
         // fail for want of CAP_NET_RAW. SOCK_RDM, SOCK_DCCP and SOCK_PACKET don't pass.
         rule(SYS_socket, Check::NoneOf { arg: 1, mask: 0xf, values: vec![1, 2, 3, 5] }, EPERM),
+        // Code of a template can have CAP_NET_RAW and CAP_NET_ADMIN in the network namespaces of its own agents, by way
+        // of their user namespaces. No raw IP for it, and no way to the old parsers of the packet filters.
+        rule(SYS_socket, raw_ip(AF_INET), EPERM),
+        rule(SYS_socket, raw_ip(AF_INET6), EPERM),
+        rule(SYS_setsockopt, packet_filters(SOL_IP), EPERM),
+        rule(SYS_setsockopt, packet_filters(SOL_IPV6), EPERM),
+        // Whoever holds the last descriptor of a socket that lingers waits in close(2), for as long as its sender likes:
+        // passed to the launcher or the kernel, it would stop everybody. Answered as done, and not done: for a socket
+        // that only reaches `lo` it makes no difference.
+        rule(
+            SYS_setsockopt,
+            Check::Both { arg: 1, is: SOL_SOCKET as u32, other: 2, mask: !0, values: vec![SO_LINGER as u32] },
+            0,
+        ),
+        // Whoever owns a file can hold up all others that open it, for 45 s at a time (fcntl(2), leases): and through an
+        // idmapped mount an agent owns the operator's files, even those that it may only read.
+        rule(SYS_fcntl, Check::OneOf { arg: 1, values: vec![F_SETLEASE as u32] }, EPERM),
+        // A crash would start the host's core dump handler, as the host's root, on memory that the agent has filled. With
+        // RLIMIT_CORE at 1 Linux starts none (core(5) has only 0, which doesn't count for handlers), so it stays at 1.
+        // Answered as done: programs that refuse dumps for themselves do so by 0, and must not stumble.
+        rule(SYS_setrlimit, Check::OneOf { arg: 0, values: vec![RLIMIT_CORE] }, 0),
+        rule(SYS_prlimit64, Check::WithPointer { arg: 1, is: RLIMIT_CORE, pointer: 2 }, 0),
     ]);
     rules
 }

@@ -13,6 +13,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// For programs that do a lot, on a machine that does other things too.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
 pub struct Rig {
     pub link: Link,
     pub launcher_pid: i32,
@@ -52,6 +55,14 @@ impl Rig {
         Rig { link, launcher_pid, queue: VecDeque::new(), next: 1, data_dir }
     }
 
+    /// One whose launcher waits only so long for templates and embryos.
+    pub fn patient_for(patience: Duration) -> Rig {
+        let data_dir = tempfile::tempdir().unwrap();
+        let config = LauncherConfig { data_dir: data_dir.path().to_owned(), protected: vec![] };
+        let (launcher_pid, link) = clove_sandbox::fork_launcher_with(config, patience).unwrap();
+        Rig::with_link(link, launcher_pid, data_dir)
+    }
+
     pub fn with_link(link: Link, launcher_pid: i32, data_dir: tempfile::TempDir) -> Rig {
         Rig { link, launcher_pid, queue: VecDeque::new(), next: 1, data_dir }
     }
@@ -65,9 +76,18 @@ impl Rig {
         self.link.send(&request, fds).unwrap();
     }
 
-    /// The next event that `wanted` likes, within ten seconds.
+    /// The next event that `wanted` likes, within twenty seconds.
     pub fn expect(&mut self, what: &str, wanted: impl Fn(&Event) -> bool) -> (Event, Vec<OwnedFd>) {
-        let until = Instant::now() + Duration::from_secs(20);
+        self.expect_within(Duration::from_secs(20), what, wanted)
+    }
+
+    fn expect_within(
+        &mut self,
+        patience: Duration,
+        what: &str,
+        wanted: impl Fn(&Event) -> bool,
+    ) -> (Event, Vec<OwnedFd>) {
+        let until = Instant::now() + patience;
         loop {
             if let Some(at) = self.queue.iter().position(|(e, _)| wanted(e)) {
                 return self.queue.remove(at).unwrap();
@@ -82,7 +102,11 @@ impl Rig {
     }
 
     pub fn expect_end(&mut self, token: u64) -> Event {
-        self.expect("end", |e| {
+        self.expect_end_within(token, Duration::from_secs(20))
+    }
+
+    pub fn expect_end_within(&mut self, token: u64, patience: Duration) -> Event {
+        self.expect_within(patience, "end", |e| {
             matches!(e, Event::Exited { token: t, .. } | Event::SpawnFailed { token: t, .. } if *t == token)
         })
         .0
@@ -103,8 +127,17 @@ impl Rig {
 
     /// Runs a program to its end.
     pub fn run(&mut self, cell: CellPolicy, argv: &[&str]) -> End {
+        self.run_within(Duration::from_secs(20), cell, argv)
+    }
+
+    /// One that takes its time.
+    pub fn run_patiently(&mut self, cell: CellPolicy, argv: &[&str]) -> End {
+        self.run_within(PATIENCE, cell, argv)
+    }
+
+    fn run_within(&mut self, patience: Duration, cell: CellPolicy, argv: &[&str]) -> End {
         let (token, out, err) = self.start(cell, argv);
-        let event = self.expect_end(token);
+        let event = self.expect_end_within(token, patience);
         let ready = self
             .queue
             .iter()

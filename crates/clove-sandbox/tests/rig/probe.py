@@ -40,6 +40,10 @@ def probe(name):
             results[name] = errno.errorcode.get(e.errno, str(e.errno))
     return deco
 
+# The process whose memory and files are worth most: inside it is the cell's init, a copy of the launcher.
+INSIDE = os.getuid() != 0
+INIT = 1 if INSIDE else arg.get("host_pid", os.getppid())
+
 def c(path): return ctypes.c_char_p(path.encode())
 NEWNS, NEWUSER, NEWNET, NEWPID = 0x20000, 0x10000000, 0x40000000, 0x20000000
 
@@ -60,6 +64,13 @@ def _():
 def _(): sc(428, -100, c("/usr"), 1)
 @probe("fsopen")
 def _(): sc(430, c("tmpfs"), 0)
+@probe("pivot_root")
+def _():
+    try: sc(155, c("."), c("."))
+    except OSError as e:
+        if e.errno not in (errno.EINVAL, errno.EBUSY): raise  # allowed, but that isn't a place for it
+@probe("mount_setattr")
+def _(): sc(442, -100, c(tmp), 0, ctypes.c_char_p(struct.pack("QQQQ", 0, 0, 0, 0)), 32)
 @probe("chroot")
 def _(): os.chroot("/usr")
 @probe("unshare_user")
@@ -73,6 +84,9 @@ def _():
 def _():
     a = (ctypes.c_uint64 * 11)(); a[0] = NEWUSER; a[4] = signal.SIGCHLD
     if sc(435, ctypes.byref(a), 88) == 0: os._exit(0)
+for name, flag in ("ns", NEWNS), ("pid", NEWPID), ("ipc", 0x8000000), ("uts", 0x4000000), ("cgroup", 0x2000000), ("time", 0x80):
+    @probe("unshare_" + name)
+    def _(): sc(272, flag)
 @probe("setns")
 def _(): sc(308, os.open("/proc/self/ns/net", os.O_RDONLY), NEWNET)
 @probe("ptrace_traceme")
@@ -105,6 +119,8 @@ def _():
     sc(303, -100, c("/usr"), ctypes.byref(h), ctypes.byref(m), 0)
 @probe("raw_socket")
 def _(): socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+@probe("raw_socket_v6")
+def _(): socket.socket(socket.AF_INET6, socket.SOCK_RAW, 58)
 @probe("packet_socket")
 def _(): socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
 @probe("alg_socket")
@@ -113,12 +129,51 @@ def _(): socket.socket(38, socket.SOCK_SEQPACKET, 0)
 def _(): socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 @probe("vsock_socket")
 def _(): socket.socket(40, socket.SOCK_STREAM, 0)
+@probe("fanotify_init")
+def _(): sc(300, 0, 0)
+@probe("iopl")
+def _(): sc(172, 0)
+@probe("modify_ldt")
+def _(): sc(154, 0, ctypes.create_string_buffer(16), 16)
+@probe("kcmp")
+def _(): sc(312, os.getpid(), os.getpid(), 1, 0, 0)
+@probe("tiocsti")
+def _():
+    import fcntl
+    a, b = os.openpty()
+    os.setsid(); fcntl.ioctl(b, 0x540e, 0)
+    fcntl.ioctl(b, 0x5412, b"x")
+@probe("many_terminals")
+def _(): [os.open("/dev/ptmx", os.O_RDWR) for _ in range(100)]
+@probe("linger")
+def _():
+    s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 100))
+    if not struct.unpack("ii", s.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))[0]: raise OSError(errno.EPERM, "")
+@probe("core_dumps")
+def _():
+    import resource
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # with which a handler in core_pattern runs
+    if resource.getrlimit(resource.RLIMIT_CORE) != (0, 0): raise OSError(errno.EPERM, "")
+@probe("lease")
+def _():
+    import fcntl
+    fcntl.fcntl(os.open(arg["bait"] + "/owned", os.O_RDONLY), 1024, fcntl.F_RDLCK)
+@probe("write_read_only_mount")
+def _(): open(arg["bait"] + "/owned", "w").close()
+@probe("mode_of_dev_null")
+def _(): os.chmod("/dev/null", 0o666)
+@probe("write_own_net_settings")
+def _(): open("/proc/sys/net/ipv4/ip_forward", "r+").close()
+@probe("kmsg")
+def _(): os.close(os.open("/dev/kmsg", os.O_RDONLY))
 @probe("mknod_device")
 def _(): os.mknod(tmp + "/null", 0o20666, os.makedev(1, 3)); os.unlink(tmp + "/null")
 @probe("personality_read_implies_exec")
 def _(): sc(135, 0x0400000)
 @probe("setuid_0")
 def _(): os.setresuid(0, 0, 0)
+@probe("setuid_other")
+def _(): os.setresuid(12345, 12345, 12345)
 @probe("setgroups")
 def _(): os.setgroups([5])
 @probe("sethostname")
@@ -154,13 +209,38 @@ def _(): p = "/dev/clove-probe"; open(p, "w").close(); os.unlink(p)
 @probe("write_proc_sys")
 def _(): p = "/proc/sys/kernel/core_pattern"; open(p, "r+").close()
 @probe("init_memory")
-def _(): open("/proc/1/mem", "rb").close()
+def _(): open(f"/proc/{INIT}/mem", "rb").close()
 @probe("init_environ")
-def _(): open("/proc/1/environ", "rb").read()
+def _(): open(f"/proc/{INIT}/environ", "rb").read()
 @probe("init_root")
-def _(): os.listdir("/proc/1/root")
+def _(): os.listdir(f"/proc/{INIT}/root")
+@probe("init_folder")
+def _(): os.listdir(f"/proc/{INIT}/cwd")
 @probe("init_fds")
-def _(): os.listdir("/proc/1/fd")
+def _(): os.listdir(f"/proc/{INIT}/fd")
+@probe("init_mappings")
+def _(): os.listdir(f"/proc/{INIT}/map_files")
+@probe("init_binary")
+def _(): open(f"/proc/{INIT}/exe", "rb").read(1)
+@probe("init_binary_written")
+def _():
+    try:
+        os.open(f"/proc/{INIT}/exe", os.O_WRONLY)
+    except OSError as e:
+        # It is only refused as it runs: the way to it is open, and stays so after its end.
+        if e.errno != errno.ETXTBSY: raise
+@probe("init_namespace")
+def _(): os.open(f"/proc/{INIT}/ns/mnt", os.O_RDONLY)
+@probe("init_descriptor_taken")
+def _(): sc(438, sc(434, INIT, 0), 0, 0)
+@probe("init_memory_written")
+def _():
+    b = ctypes.create_string_buffer(8); v = (ctypes.c_void_p * 2)(ctypes.addressof(b), 8)
+    try: sc(311, INIT, ctypes.byref(v), 1, ctypes.byref(v), 1, 0)
+    except OSError as e:
+        if e.errno != errno.EFAULT: raise  # no such address there, but allowed
+@probe("init_traced")
+def _(): sc(101, 0x4206, INIT, 0, 0)
 @probe("kill_host_process")
 def _(): os.kill(arg.get("host_pid", 2**22 - 1), 0)
 @probe("see_host_process")

@@ -1,7 +1,7 @@
 //! Templates and embryos for tests.
 
 use super::{Rig, text};
-use clove_sandbox::protocol::{Event, Request};
+use clove_sandbox::protocol::{CellPolicy, Event, Profile, Request};
 use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,13 @@ pub struct Warm {
 
 /// A template whose embryos run `code`; `setup` runs in the template itself.
 pub fn template(rig: &mut Rig, code: &str, setup: &str) -> (u64, std::fs::File) {
-    let (cell, python) = super::python_policy();
+    template_under(rig, Profile::Default, code, setup)
+}
+
+/// As `template`, under this profile.
+pub fn template_under(rig: &mut Rig, profile: Profile, code: &str, setup: &str) -> (u64, std::fs::File) {
+    let (mut cell, python) = super::python_policy();
+    cell.profile = profile;
     let token = rig.token();
     let log = tempfile::tempfile().unwrap();
     let argv = vec![
@@ -31,7 +37,12 @@ pub fn template(rig: &mut Rig, code: &str, setup: &str) -> (u64, std::fs::File) 
 }
 
 pub fn ready(rig: &mut Rig, code: &str, setup: &str) -> u64 {
-    let (token, log) = template(rig, code, setup);
+    ready_under(rig, Profile::Default, code, setup)
+}
+
+/// As `ready`, under this profile.
+pub fn ready_under(rig: &mut Rig, profile: Profile, code: &str, setup: &str) -> u64 {
+    let (token, log) = template_under(rig, profile, code, setup);
     let (event, _) = rig.expect("template", |e| {
         matches!(e, Event::TemplateReady { token: t, .. } | Event::TemplateFailed { token: t, .. }
             | Event::SpawnFailed { token: t, .. } | Event::Exited { token: t, .. } if *t == token)
@@ -41,10 +52,21 @@ pub fn ready(rig: &mut Rig, code: &str, setup: &str) -> u64 {
 }
 
 pub fn embryo(rig: &mut Rig, template: u64) -> Warm {
+    embryo_under(rig, Profile::Default, template)
+}
+
+/// As `embryo`, under this profile.
+pub fn embryo_under(rig: &mut Rig, profile: Profile, template: u64) -> Warm {
+    let (mut cell, _) = super::python_policy();
+    cell.profile = profile;
+    embryo_with(rig, cell, template)
+}
+
+/// As `embryo`, in a cell of the test's own.
+pub fn embryo_with(rig: &mut Rig, cell: CellPolicy, template: u64) -> Warm {
     let token = rig.token();
     let (kernel, agents) = UnixStream::pair().unwrap();
     let (out, err) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
-    let (cell, _) = super::python_policy();
     let asked = std::time::Instant::now();
     rig.send(Request::Embryo { token, template, cell }, &[agents.as_fd(), out.as_fd(), err.as_fd()]);
     Warm { token, asked, kernel, out, err }

@@ -7,7 +7,7 @@ use clove_abi::calls::{AgentInfo, AgentState, ExceptionText};
 use clove_abi::certificate::{Cause, Certificate, KilledBy, Usage};
 use clove_abi::ids::{AgentId, RunId};
 use clove_abi::limits::{Limits, LimitsSpec};
-use clove_abi::run::{Program, Retry, RunKind, RunSpec, RunState, TaskState};
+use clove_abi::run::{Profile, Program, Retry, RunKind, RunSpec, RunState, TaskState};
 use clove_store::{AuditRow, Row, RunRow, Store, Taken, TaskProgress, TaskRow};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -32,6 +32,7 @@ pub fn spec(name: &str) -> RunSpec {
         notify: None,
         attached: false,
         allow_degraded: false,
+        profile: Profile::Default,
     }
 }
 
@@ -131,6 +132,7 @@ pub fn agent_info(id: AgentId, place: Option<(u64, u32, u32)>) -> AgentInfo {
         ended: None,
         missing_walls: Vec::new(),
         missing_limits: Vec::new(),
+        profile: if id.slot.is_multiple_of(2) { Profile::Default } else { Profile::Strict },
     }
 }
 

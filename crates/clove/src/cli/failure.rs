@@ -1,6 +1,6 @@
 //! How a command fails: what went wrong, why, what to try, and the exit code.
 
-use clove_abi::untrusted::Untrusted;
+use crate::cli::page::Page;
 use clove_abi::{ErrorCode, SysError};
 use clove_client::{ClientError, PathsError, StartError};
 use clove_manifest::Diagnostic;
@@ -62,14 +62,23 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "clove: error: {}", Untrusted::lines_kept(&self.what))?;
-        if !self.why.is_empty() {
-            write!(f, "\n  {}", Untrusted::lines_kept(&self.why))?;
+        let mut page = Page::new();
+        set_in(&mut page, "clove: error: ", &self.what);
+        for (before, text) in [("  ", &self.why), ("  try: ", &self.hint)] {
+            if !text.is_empty() {
+                set_in(&mut page, before, text);
+            }
         }
-        if !self.hint.is_empty() {
-            write!(f, "\n  try: {}", Untrusted::lines_kept(&self.hint))?;
-        }
-        Ok(())
+        f.write_str(page.text().trim_end())
+    }
+}
+
+/// All lines but the first are set in: none of them can be taken for the beginning of another message.
+fn set_in(page: &mut Page, before: &str, text: &str) {
+    let (first, others) = text.split_once('\n').unwrap_or((text, ""));
+    page.line(format_args!("{before}{first}"));
+    for line in others.lines() {
+        page.line(if line.starts_with("  ") { line.to_owned() } else { format!("  {line}") });
     }
 }
 

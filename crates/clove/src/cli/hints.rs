@@ -1,6 +1,7 @@
 //! Looks at a failed program's last words for things that exist on the host but not in the sandbox.
 
 use clove_abi::run::Mount;
+use clove_abi::untrusted::Untrusted;
 use std::path::{Path, PathBuf};
 
 /// Where the program ran.
@@ -101,8 +102,12 @@ fn shown_by(word: &str, scene: &Scene<'_>) -> Option<String> {
     } else {
         folder
     };
-    let s = show.display();
-    Some(format!("{word} exists on the host but not in the sandbox: add -v {s}:{s}"))
+    Some(format!("{word} exists on the host but not in the sandbox: add -v {}", mount_of(show, show, "")))
+}
+
+/// A mount as one word of a command: the program that failed has named the path, and a person may copy what we print.
+fn mount_of(source: &Path, target: &Path, end: &str) -> String {
+    Untrusted::new(&format!("{}:{}{end}", source.display(), target.display())).shell_path()
 }
 
 fn here_would(relative: &Path, word: &str, scene: &Scene<'_>) -> Option<String> {
@@ -111,11 +116,11 @@ fn here_would(relative: &Path, word: &str, scene: &Scene<'_>) -> Option<String> 
     }
     if crate::cli::visibility::too_wide(scene.folder, scene.home.as_deref()).is_some() {
         let p = scene.folder.join(relative);
+        let inside = Path::new("/work").join(relative);
         return Some(format!(
-            "{} exists on the host but not in the sandbox: add -v {}:/work/{}",
+            "{} exists on the host but not in the sandbox: add -v {}",
             p.display(),
-            p.display(),
-            relative.display()
+            mount_of(&p, &inside, "")
         ));
     }
     Some(format!("{word} is in the current folder, which the sandbox doesn't see: add --here"))
@@ -150,8 +155,9 @@ fn read_only(line: &str, scene: &Scene<'_>) -> Option<String> {
     };
     if let Some(m) = words.iter().find_map(in_mount) {
         return Some(format!(
-            "{} is mounted read-only: write to /work or $CLOVE_OUT, or add -v {}:{}:rw",
-            m.target, m.source, m.target
+            "{} is mounted read-only: write to /work or $CLOVE_OUT, or add -v {}",
+            m.target,
+            mount_of(Path::new(&m.source), Path::new(&m.target), ":rw")
         ));
     }
     Some("the folders of the host are read-only: write to /work or $CLOVE_OUT, or mount one with -v SRC:DST:rw".into())
@@ -199,6 +205,13 @@ mod tests {
         assert!(hints("ModuleNotFoundError: No module named 'numpy'", &here, false, &[]).is_empty());
         assert!(hints("cat: nowhere.txt: No such file or directory", &here, false, &[]).is_empty());
         assert!(hints("all is well with train.py", &here, false, &[]).is_empty());
+        // The program has chosen the name, and a person may copy the command.
+        std::fs::write(data.join("b; touch pwned"), "").expect("write");
+        let odd = dir.join("o d");
+        std::fs::create_dir(&odd).expect("mkdir");
+        std::fs::write(odd.join("$(x)"), "").expect("write");
+        let h = hints(&format!("No such file or directory: '{}/$(x)'", odd.display()), &here, false, &[]);
+        assert!(h[0].ends_with(&format!("add -v '{0}:{0}'", odd.display())), "{h:?}");
         let m = Mount { source: "/data".into(), target: "/d".into(), writable: false };
         let h = hints("OSError: [Errno 30] Read-only file system: '/d/out.txt'", &here, true, &[m]);
         assert!(h[0].contains("-v /data:/d:rw"), "{h:?}");

@@ -1,14 +1,13 @@
 //! `clove inspect`: everything about one agent.
 
 use crate::cli::failure::Outcome;
+use crate::cli::page::Page;
 use crate::cli::session::Session;
 use crate::cli::table::ago;
 use crate::cli::{ending, json, limit_flags, ps, stdio};
 use clap::Args;
 use clove_abi::calls::{ProcInspect, ProcInspectReply};
-use clove_abi::untrusted::Untrusted;
 use clove_manifest::units::{Bytes, Elapsed};
-use std::fmt::Write as _;
 
 /// Shows everything about one agent: limits, mounts, how it ended
 #[derive(Args, Debug)]
@@ -39,23 +38,20 @@ pub fn run(args: &InspectArgs) -> Outcome {
         }
         json::print(&value);
     } else {
-        stdio::data(text(&reply).as_bytes());
+        stdio::show(&text(&reply));
     }
     Ok(0)
 }
 
-fn text(r: &ProcInspectReply) -> String {
+fn text(r: &ProcInspectReply) -> Page {
     let a = &r.info;
-    let mut out = String::new();
-    let one = |t: &str| Untrusted::new(t).to_string();
-    let mut line = |word: &str, text: String| {
-        // Writing to a String can't fail.
-        let _ = writeln!(out, "  {word:<10} {text}");
-    };
-    line("state", one(&ps::state(a)));
-    line("kind", one(&a.kind));
+    let mut page = Page::new();
+    page.line(format_args!("{}  {}", a.id, a.name));
+    let mut line = |word: &str, text: String| page.line(format_args!("  {word:<10} {text}"));
+    line("state", ps::state(a));
+    line("kind", a.kind.clone());
     if !r.argv.is_empty() {
-        line("program", one(&r.argv.join(" ")));
+        line("program", r.argv.join(" "));
     }
     if let Some(pid) = a.pid {
         line("pid", pid.to_string());
@@ -67,13 +63,16 @@ fn text(r: &ProcInspectReply) -> String {
     }
     line("limits", limit_flags::in_words(&r.limits));
     for m in &r.mounts {
-        let at = if m.source == m.target { String::new() } else { format!(" at {}", one(&m.target)) };
-        line("sees", format!("{}{at}{}", one(&m.source), if m.writable { ", writable" } else { "" }));
+        let at = if m.source == m.target { String::new() } else { format!(" at {}", m.target) };
+        line("sees", format!("{}{at}{}", m.source, if m.writable { ", writable" } else { "" }));
     }
-    line("variables", one(&r.env_names.join(" ")));
+    line("variables", r.env_names.join(" "));
+    if !a.profile.is_default() {
+        line("profile", a.profile.word().to_owned());
+    }
     for (word, missing) in [("no wall", &a.missing_walls), ("no limit", &a.missing_limits)] {
         if !missing.is_empty() {
-            line(word, format!("{} (this host can't; see `clove doctor`)", one(&missing.join(", "))));
+            line(word, format!("{} (this host can't; see `clove doctor`)", missing.join(", ")));
         }
     }
     if let Some(c) = &r.certificate {
@@ -93,10 +92,8 @@ fn text(r: &ProcInspectReply) -> String {
         }
         if !c.tail.is_empty() {
             line("last words", String::new());
-            for l in c.tail.trim_end().lines() {
-                let _ = writeln!(out, "    | {}", Untrusted::lines_kept(l));
-            }
+            page.block("    | ", &c.tail);
         }
     }
-    format!("{}  {}\n{out}", a.id, one(&a.name))
+    page
 }

@@ -4,7 +4,7 @@ use crate::cli::environment::DEFAULT_PATH;
 use crate::cli::failure::{Failure, NOT_EXECUTABLE, NOT_FOUND};
 use crate::cli::interpreter_memory;
 use crate::cli::python::{Python, collect};
-use crate::cli::visibility::{home, is_system, too_wide, without_repeats};
+use crate::cli::visibility::{home, is_system, shell_path, too_wide, without_repeats};
 use clove_abi::run::Mount;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -101,6 +101,13 @@ fn find(name: &str, path_variable: &str, folder: &Path) -> Result<PathBuf, Failu
     if name.contains('/') {
         let path = clove_manifest::source::absolute(Path::new(name), folder);
         return match path.metadata() {
+            Err(_) if let Ok(to) = std::fs::read_link(&path) => Err(Failure::new(format!(
+                "{} is a link to {}, and that is gone",
+                path.display(),
+                to.display()
+            ))
+            .code(NOT_FOUND)
+            .hint("make the link anew; for a virtual environment: python3 -m venv --upgrade FOLDER")),
             Err(_) => Err(Failure::new(format!("there is no program {}", path.display()))
                 .code(NOT_FOUND)
                 .hint("correct the path; it is relative to the current folder")),
@@ -110,6 +117,7 @@ fn find(name: &str, path_variable: &str, folder: &Path) -> Result<PathBuf, Failu
                     .hint("name a file in it"))
             }
             Ok(m) if m.permissions().mode() & 0o111 == 0 => {
+                let name = shell_path(Path::new(name));
                 let hint = match path.extension().and_then(|e| e.to_str()) {
                     Some("py") => format!("clove run --here -- python3 {name}"),
                     Some("sh") => format!("clove run --here -- sh {name}"),
@@ -135,7 +143,7 @@ fn find(name: &str, path_variable: &str, folder: &Path) -> Result<PathBuf, Failu
     if let Some(path) = seen_unexecutable {
         return Err(Failure::new(format!("{} isn't executable", path.display()))
             .code(NOT_EXECUTABLE)
-            .hint(format!("chmod +x {}", path.display())));
+            .hint(format!("chmod +x {}", shell_path(&path))));
     }
     let local = folder.join(name);
     let hint = if local.is_file() {
@@ -231,17 +239,22 @@ fn own_place(program: &Path) -> PathBuf {
 
 /// Holds an installation, and nothing private: not the home folder, nor the places below it where other things lie too.
 pub fn is_install_prefix(prefix: &Path) -> bool {
-    let home = home();
-    if too_wide(prefix, home.as_deref()).is_some() {
+    if too_wide(prefix, home().as_deref()).is_some() {
         return false;
     }
-    // ~/.local has everything's data in it (share/), ~/.cargo the registry's token.
-    if let Some(h) = &home
-        && [".local", ".cargo", ".config", ".npm-global", "go"].iter().any(|d| h.join(d) == prefix)
-    {
-        return false;
-    }
-    ["lib", "lib64", "libexec", "pyvenv.cfg"].iter().any(|d| prefix.join(d).exists())
+    !is_private(prefix) && ["lib", "lib64", "libexec", "pyvenv.cfg"].iter().any(|d| prefix.join(d).exists())
+}
+
+/// A folder of the home that programs are installed into, but which has other things in it too: ~/.local everybody's
+/// data (share/), ~/.cargo the registry's token.
+pub fn is_private(prefix: &Path) -> bool {
+    let real = prefix.canonicalize().unwrap_or_else(|_| prefix.to_owned());
+    home().is_some_and(|h| {
+        [".local", ".cargo", ".config", ".npm-global", "go"].iter().any(|d| {
+            let private = h.join(d);
+            private == prefix || private.canonicalize().unwrap_or(private) == real
+        })
+    })
 }
 
 fn first_bytes(path: &Path) -> Option<Vec<u8>> {
@@ -253,8 +266,14 @@ fn first_bytes(path: &Path) -> Option<Vec<u8>> {
 /// The interpreter that a script's first line names; for `#!/usr/bin/env NAME`, the name.
 fn shebang(path: &Path) -> Option<String> {
     let head = first_bytes(path)?;
-    let line = head.strip_prefix(b"#!")?.split(|b| *b == b'\n').next()?;
-    let line = std::str::from_utf8(line).ok()?.trim();
+    let mut lines = head.strip_prefix(b"#!")?.split(|b| *b == b'\n');
+    let line = std::str::from_utf8(lines.next()?).ok()?.trim();
+    // Where a path has spaces, is too long for a first line, or may change, the scripts that pip and uv make say
+    // `#!/bin/sh` and then, in what is a string to Python, `exec` the interpreter beside them.
+    let python = path.with_file_name("python");
+    if line == "/bin/sh" && lines.next().is_some_and(|l| l.starts_with(b"'''exec' ")) && python.is_file() {
+        return Some(python.display().to_string());
+    }
     let mut words = line.split_ascii_whitespace();
     let interpreter = words.next()?;
     if Path::new(interpreter).file_name()? != "env" {
@@ -338,6 +357,15 @@ mod tests {
         ] {
             let s = script(t.path(), "s", &format!("{line}\n"), 0o755);
             assert_eq!(shebang(&s).as_deref(), interpreter, "{line}");
+        }
+        // What uv writes for a relocatable environment, and pip where the path has a space.
+        for exec in ["\"$(dirname -- \"$(realpath -- \"$0\")\")\"/'python'", "'/x y/bin/python'"] {
+            let text = format!("#!/bin/sh\n'''exec' {exec} \"$0\" \"$@\"\n' '''\n");
+            let s = script(t.path(), "bin/s", &text, 0o755);
+            assert_eq!(shebang(&s).as_deref(), Some("/bin/sh"), "there is no Python beside it");
+            let python = script(t.path(), "bin/python", "", 0o755);
+            assert_eq!(shebang(&s), Some(python.display().to_string()));
+            std::fs::remove_file(python).expect("remove");
         }
     }
 

@@ -35,6 +35,7 @@ fn ask_with(program: &Path, file: Option<PathBuf>) -> Result<Python, Failure> {
         std::fs::read(&file).ok().and_then(|b| serde_json::from_slice(&b).ok()).unwrap_or_default();
     if let Some(a) = known.get(&key)
         && a.python.state() == a.state
+        && a.python.is_supported()
     {
         return Ok(a.python.clone());
     }
@@ -50,9 +51,13 @@ fn ask_with(program: &Path, file: Option<PathBuf>) -> Result<Python, Failure> {
 /// Whole or not at all: two commands may keep theirs at once.
 fn keep(file: &Path, known: &BTreeMap<String, Answer>) -> std::io::Result<()> {
     let beside = file.with_extension(format!("{}.new", std::process::id()));
-    let mut out = std::fs::File::create(&beside)?;
-    out.write_all(&serde_json::to_vec(known)?)?;
-    std::fs::rename(&beside, file)
+    let kept = std::fs::File::create(&beside)
+        .and_then(|mut out| out.write_all(&serde_json::to_vec(known)?))
+        .and_then(|()| std::fs::rename(&beside, file));
+    if kept.is_err() {
+        let _ = std::fs::remove_file(&beside);
+    }
+    kept
 }
 
 #[cfg(test)]

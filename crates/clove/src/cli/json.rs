@@ -1,18 +1,19 @@
 //! JSON on standard output, safe to look at on a terminal.
 
 use crate::cli::stdio;
+use clove_abi::untrusted::is_hidden;
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter, PrettyFormatter};
 use std::io;
 
 /// Prints a value over several lines.
 pub fn print(value: &impl Serialize) {
-    stdio::data(&encode(value, true));
+    stdio::raw(&encode(value, true));
 }
 
 /// Prints a value as one line.
 pub fn print_line(value: &impl Serialize) {
-    stdio::data(&encode(value, false));
+    stdio::raw(&encode(value, false));
 }
 
 fn encode(value: &impl Serialize, pretty: bool) -> Vec<u8> {
@@ -34,21 +35,19 @@ fn encode(value: &impl Serialize, pretty: bool) -> Vec<u8> {
     out
 }
 
-/// serde_json escapes only the first 32 control characters. The others (DEL, C1: U+009B is a terminal's CSI) and the
-/// overrides of writing direction would reach the terminal as they are.
+/// serde_json escapes only the first 32 control characters. The others (DEL, C1: U+009B is a terminal's CSI), what turns
+/// the direction of writing and what can't be seen would reach the terminal as they are.
 struct Harmless<F>(F);
 
 impl<F: Formatter> Formatter for Harmless<F> {
     fn write_string_fragment<W: ?Sized + io::Write>(&mut self, w: &mut W, fragment: &str) -> io::Result<()> {
-        let hostile = |c: char| {
-            c.is_control()
-                || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
-        };
         let mut start = 0;
-        for (i, c) in fragment.char_indices().filter(|(_, c)| hostile(*c)) {
+        for (i, c) in fragment.char_indices().filter(|(_, c)| is_hidden(*c)) {
             w.write_all(&fragment.as_bytes()[start..i])?;
-            // All of them lie in the basic plane, so one escape does.
-            write!(w, "\\u{:04x}", u32::from(c))?;
+            // Beyond the basic plane it takes two (RFC 8259, section 7).
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write!(w, "\\u{unit:04x}")?;
+            }
             start = i + c.len_utf8();
         }
         w.write_all(&fragment.as_bytes()[start..])
@@ -90,6 +89,17 @@ impl<F: Formatter> Formatter for Harmless<F> {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn the_whole_corpus_is_harmless_and_comes_back() {
+        for word in crate::cli::page::tests::corpus() {
+            let word = String::from_utf8_lossy(&word).into_owned();
+            let v = json!({"k": word, word.clone(): [word]});
+            let text = String::from_utf8(encode(&v, false)).expect("utf-8");
+            assert!(!text.trim_end().contains(is_hidden), "{text:?}");
+            assert_eq!(serde_json::from_str::<Value>(&text).expect("json"), v);
+        }
+    }
 
     #[test]
     fn nothing_hostile_reaches_the_terminal_and_nothing_is_lost() {

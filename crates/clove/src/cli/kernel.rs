@@ -3,16 +3,15 @@
 use crate::cli::counted::counted;
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::limit_flags;
+use crate::cli::page::Page;
 use crate::cli::session::Session;
 use crate::cli::table::ago;
 use crate::cli::{json, stdio};
 use clap::{Args, Subcommand};
 use clove_abi::calls::{KernelInfo, KernelInfoReply};
-use clove_abi::untrusted::Untrusted;
 use clove_client::Paths;
 use clove_manifest::units::Bytes;
 use serde_json::json;
-use std::os::unix::ffi::OsStrExt;
 
 /// What to tell about the kernel.
 #[derive(Subcommand, Debug)]
@@ -75,7 +74,7 @@ fn info(args: &InfoArgs) -> Outcome {
         value["running"] = json!(true);
         json::print(&value);
     } else {
-        stdio::data(text(&reply).as_bytes());
+        stdio::show(&text(&reply));
     }
     Ok(0)
 }
@@ -112,9 +111,7 @@ fn check(args: &CheckArgs) -> Outcome {
             && applied == rerun
             && (live.is_none() || applied.is_none() || live == applied);
         if args.json {
-            let differs = differs.map(
-                |d| json!({"record": d.seq, "recorded": Untrusted::new(&d.recorded).to_string(), "again": Untrusted::new(&d.again).to_string()}),
-            );
+            let differs = differs.map(|d| json!({"record": d.seq, "recorded": d.recorded, "again": d.again}));
             json::print(&json!({
                 "id": "state", "equal": equal, "live": live, "applied": applied, "rerun": rerun, "differs": differs
             }));
@@ -122,25 +119,24 @@ fn check(args: &CheckArgs) -> Outcome {
             if let Some(d) = &differs {
                 let seq = d.seq;
                 stdio::say(&format!("record {seq} was answered or acted on otherwise when it was run again"));
-                stdio::say(&format!("recorded: {}", Untrusted::new(&d.recorded)));
-                stdio::say(&format!("again:    {}", Untrusted::new(&d.again)));
+                stdio::say(&format!("recorded: {}", d.recorded));
+                stdio::say(&format!("again:    {}", d.again));
             }
             let show = |h: &Option<String>| h.clone().unwrap_or_else(|| "not to be had".to_owned());
             let word = if equal { "equal" } else { "DIFFERENT" };
-            let text = format!(
-                "live     {}\napplied  {}\nrerun    {}\n{word}\n",
-                show(&live),
-                show(&applied),
-                show(&rerun)
-            );
-            stdio::data(text.as_bytes());
+            let mut page = Page::new();
+            for (what, hash) in [("live   ", &live), ("applied", &applied), ("rerun  ", &rerun)] {
+                page.line(format_args!("{what}  {}", show(hash)));
+            }
+            page.line(word);
+            stdio::show(&page);
         }
         return Ok(i32::from(!equal));
     }
     Ok(1)
 }
 
-fn text(i: &KernelInfoReply) -> String {
+fn text(i: &KernelInfoReply) -> Page {
     let rows = [
         ("version", format!("{} (build {})", i.version, i.build)),
         ("process", format!("{} (its launcher {})", i.pid, i.launcher_pid)),
@@ -163,7 +159,9 @@ fn text(i: &KernelInfoReply) -> String {
         ("calls", i.calls.to_string()),
         ("state", i.state_hash.clone().unwrap_or_default()),
     ];
-    rows.iter().map(|(word, text)| format!("{word:<10} {}\n", Untrusted::new(text))).collect()
+    let mut page = Page::new();
+    rows.iter().for_each(|(word, text)| page.line(format_args!("{word:<10} {text}")));
+    page
 }
 
 fn socket(args: &SocketArgs) -> Outcome {
@@ -172,8 +170,6 @@ fn socket(args: &SocketArgs) -> Outcome {
     } else {
         Paths::from_env()?.socket()
     };
-    let mut bytes = socket.as_os_str().as_bytes().to_vec();
-    bytes.push(b'\n');
-    stdio::data(&bytes);
+    stdio::path(&socket);
     Ok(0)
 }

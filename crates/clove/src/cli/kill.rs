@@ -34,7 +34,7 @@ pub fn run(args: &KillArgs) -> Outcome {
             Ok(_) => stdio::line(target),
             Err(e) => match &first_failure {
                 None => first_failure = Some(e.into()),
-                Some(_) => stdio::aside(&Failure::from(e).to_string()),
+                Some(_) => stdio::complain(&Failure::from(e)),
             },
         }
     }

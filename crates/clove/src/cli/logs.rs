@@ -1,7 +1,9 @@
-//! `clove logs`: an agent's output, as the bytes are.
+//! `clove logs`: an agent's output; its bytes for a pipe or a file, and for a terminal what can't drive it.
 
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::session::Session;
+use crate::cli::stdio::Stream;
+use crate::cli::terminal_view::TerminalView;
 use crate::cli::{relay, stdio};
 use clap::{Args, ValueEnum};
 use clove_abi::calls::ProcLogs;
@@ -9,6 +11,10 @@ use clove_manifest::units::Bytes;
 
 /// Prints an agent's output
 #[derive(Args, Debug)]
+#[command(after_long_help = "\
+A pipe or a file gets the agent's bytes as they are. A terminal is shown text and colours; all else
+that would drive it (rename its window, fill the clipboard, overwrite lines) is escaped, unless
+--raw is given.")]
 pub struct LogsArgs {
     /// Id (a7.2) or name
     #[arg(value_name = "NAME")]
@@ -18,20 +24,23 @@ pub struct LogsArgs {
     follow: bool,
     /// Only one of its streams
     #[arg(long, value_name = "STREAM")]
-    stream: Option<Stream>,
+    stream: Option<Which>,
+    /// Its bytes as they are on a terminal too: only for an agent that you trust with your terminal
+    #[arg(long)]
+    raw: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-enum Stream {
+enum Which {
     Out,
     Err,
 }
 
-impl Stream {
+impl Which {
     fn word(self) -> &'static str {
         match self {
-            Stream::Out => "out",
-            Stream::Err => "err",
+            Which::Out => "out",
+            Which::Err => "err",
         }
     }
 }
@@ -40,13 +49,14 @@ impl Stream {
 pub fn run(args: &LogsArgs) -> Outcome {
     let mut session = Session::open("clove logs")?;
     if args.follow {
-        let pumps = match args.stream {
-            Some(s) => vec![relay::show(session.again()?, args.target.clone(), Some(s.word()), false)],
-            None => vec![
-                relay::show(session.again()?, args.target.clone(), Some("out"), false),
-                relay::show(session.again()?, args.target.clone(), Some("err"), true),
-            ],
+        let streams = match args.stream {
+            Some(s) => vec![(Some(s.word()), Stream::Out)],
+            None => vec![(Some("out"), Stream::Out), (Some("err"), Stream::Err)],
         };
+        let mut pumps = Vec::new();
+        for (stream, to) in streams {
+            pumps.push(relay::show(session.again()?, args.target.clone(), stream, to, view(to, args.raw)));
+        }
         let mut missed = 0;
         for pump in pumps {
             let bug = |_| Failure::new("a thread that relays output failed").hint("report this: it is a bug");
@@ -56,6 +66,7 @@ pub fn run(args: &LogsArgs) -> Outcome {
         return Ok(0);
     }
     let mut offset = 0;
+    let mut view = view(Stream::Out, args.raw);
     loop {
         let call = ProcLogs {
             target: args.target.clone(),
@@ -65,13 +76,22 @@ pub fn run(args: &LogsArgs) -> Outcome {
             stream: args.stream.map(|s| s.word().to_owned()),
         };
         let (reply, bytes) = session.client.call_with_tail(&call, &[])?;
-        stdio::data(&bytes);
+        match &mut view {
+            Some(view) => stdio::raw(&view.push(&bytes)),
+            None => stdio::raw(&bytes),
+        }
         if reply.eof || bytes.is_empty() || reply.next <= offset {
+            stdio::raw(&view.map(|mut v| v.finish()).unwrap_or_default());
             say_dropped(reply.dropped);
             return Ok(0);
         }
         offset = reply.next;
     }
+}
+
+/// How a stream of ours shows what an agent wrote; as it is, when nobody looks.
+fn view(to: Stream, raw: bool) -> Option<TerminalView> {
+    (to.is_terminal() && !raw).then(|| TerminalView::new(to.is_colourful()))
 }
 
 fn say_dropped(bytes: u64) {

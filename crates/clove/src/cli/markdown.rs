@@ -1,12 +1,15 @@
 //! The reference of all commands, as docs/cli.md has it; a test compares the two.
 
 use crate::cli::failure::Outcome;
+use crate::cli::page::Page;
 use crate::cli::{Cli, stdio};
 use clap::{Command, CommandFactory};
 
 /// Prints it.
 pub fn run() -> Outcome {
-    stdio::data(reference().as_bytes());
+    let mut page = Page::new();
+    page.own(&reference());
+    stdio::show(&page);
     Ok(0)
 }
 

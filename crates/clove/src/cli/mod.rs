@@ -1,5 +1,7 @@
 //! The command line.
 
+mod ask;
+mod bar;
 mod completions;
 mod counted;
 mod demo;
@@ -18,6 +20,7 @@ mod kill;
 mod limit_flags;
 mod logs;
 mod markdown;
+mod page;
 mod ping;
 mod ps;
 mod python;
@@ -32,11 +35,13 @@ mod sweep;
 mod syscalls;
 mod table;
 mod terminal;
+mod terminal_view;
 mod version;
 mod visibility;
 mod wait;
 
 use clap::{Parser, Subcommand};
+use clove_abi::untrusted::Untrusted;
 use failure::{Outcome, REFUSED};
 use std::process::ExitCode;
 
@@ -92,12 +97,14 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) if e.use_stderr() => {
-            stdio::aside(&format!("clove: {}", e.to_string().trim_end()));
+            stdio::complain_of_usage(&in_harmless_words(&e));
             return ExitCode::from(failure::USAGE as u8);
         }
         // --help, --version.
         Err(e) => {
-            stdio::data(e.to_string().as_bytes());
+            let mut page = page::Page::new();
+            page.own(&e.to_string());
+            stdio::show(&page);
             return ExitCode::SUCCESS;
         }
     };
@@ -105,12 +112,19 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             terminal::put_back();
-            stdio::aside(&failure.to_string());
+            stdio::complain(&failure);
             failure.code
         }
     };
     // What a shell could see of a code beyond a byte would be another code.
     ExitCode::from(u8::try_from(code).unwrap_or(REFUSED as u8))
+}
+
+/// What the parser says quotes the words that it was given, and a line end in one of them would make a line of its own.
+/// So it is asked again, with words that have none.
+fn in_harmless_words(error: &clap::Error) -> String {
+    let words = std::env::args_os().map(|w| Untrusted::new(&w.to_string_lossy()).to_string());
+    Cli::try_parse_from(words).err().unwrap_or_else(|| clap::Error::new(error.kind())).to_string()
 }
 
 fn carry_out(command: &Command) -> Outcome {

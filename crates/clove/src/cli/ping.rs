@@ -42,7 +42,7 @@ pub fn run(args: &PingArgs) -> Outcome {
             "max_us": at(100), "mean_us": mean,
         }));
     } else {
-        stdio::line(&format!(
+        stdio::line(format_args!(
             "{} round trips: p50 {:.1} us, p90 {:.1}, p99 {:.1}, min {:.1}, max {:.1}, mean {mean:.1}",
             args.count,
             at(50),

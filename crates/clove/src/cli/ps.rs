@@ -1,6 +1,7 @@
 //! `clove ps`: agents.
 
 use crate::cli::failure::Outcome;
+use crate::cli::page::Page;
 use crate::cli::session::Session;
 use crate::cli::table::{Listing, ago, shortened};
 use crate::cli::{json, stdio};
@@ -31,12 +32,15 @@ pub fn run(args: &PsArgs) -> Outcome {
         return Ok(0);
     }
     if args.quiet {
-        let ids: String = agents.iter().map(|a| format!("{}\n", a.id)).collect();
-        stdio::data(ids.as_bytes());
+        let mut ids = Page::new();
+        agents.iter().for_each(|a| ids.line(a.id));
+        stdio::show(&ids);
         return Ok(0);
     }
+    let strict = agents.iter().any(|a| !a.profile.is_default());
     let weakened = agents.iter().any(|a| !missing(a).is_empty());
     let mut headings = vec!["id", "name", "state", "kind", "pid", "started", "memory limit", "command"];
+    headings.extend(strict.then_some("profile"));
     headings.extend(weakened.then_some("not enforced"));
     let mut listing = Listing::new(&headings);
     for a in &agents {
@@ -50,10 +54,11 @@ pub fn run(args: &PsArgs) -> Outcome {
             Bytes(a.memory_limit_bytes).to_string(),
             shortened(&a.command, 60),
         ];
+        row.extend(strict.then(|| a.profile.word().to_owned()));
         row.extend(weakened.then(|| missing(a)));
         listing.row(&row);
     }
-    stdio::data(listing.text().as_bytes());
+    stdio::show(&listing.page());
     Ok(0)
 }
 

@@ -1,11 +1,15 @@
 //! A Python interpreter: what it is made of on this host, so that it works inside as it does here.
 
+use crate::cli::ask::ask;
 use crate::cli::failure::Failure;
-use crate::cli::visibility::{as_is, home, is_system, too_wide};
+use crate::cli::interpreter::{is_install_prefix, is_private};
+use crate::cli::visibility::{as_is, home, is_system, shell_path, too_wide};
 use clove_abi::run::Mount;
 use serde::{Deserialize, Serialize};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
+use std::time::Duration;
 
 /// What an interpreter says about itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,24 +22,20 @@ pub struct Python {
     exec_prefix: String,
     base_exec_prefix: String,
     path: Vec<String>,
+    /// What packages are made of that aren't below `path`: those that are links, and those installed in place.
+    packages_elsewhere: Vec<String>,
     /// Where `pip install --user` puts things, when that is in use.
     user_site: Option<String>,
     user_base: Option<String>,
 }
 
+/// The oldest Python that the library supports.
+const OLDEST: (u32, u32) = (3, 9);
+/// A cold start from a slow disk takes seconds.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Asks without the PYTHON* variables (-E): inside, none of them is set either.
-const QUESTION: &str = r#"
-import json, os, site, sys
-user = site.getusersitepackages() if site.ENABLE_USER_SITE else None
-user = user if user and os.path.isdir(user) else None
-json.dump({
-    "executable": sys.executable, "version": sys.version_info[:3],
-    "prefix": sys.prefix, "base_prefix": sys.base_prefix,
-    "exec_prefix": sys.exec_prefix, "base_exec_prefix": sys.base_exec_prefix,
-    "path": [p for p in sys.path if p and os.path.exists(p)],
-    "user_site": user, "user_base": site.getuserbase() if user else None,
-}, sys.stdout)
-"#;
+const QUESTION: &str = include_str!("python_question.py");
 
 impl Python {
     /// Asks an interpreter; `program` may be a pyenv shim.
@@ -46,28 +46,56 @@ impl Python {
         let failed = |why: String| {
             Failure::new(format!("{} doesn't answer as a Python interpreter does", program.display()))
                 .why(why)
-                .hint(format!("run it by hand: {} -c 'import sys; print(sys.prefix)'", program.display()))
+                .hint(format!("run it by hand: {} -c 'import sys; print(sys.prefix)'", shell_path(program)))
         };
-        let out = Command::new(program)
-            .args(["-E", "-c", QUESTION])
-            .stdin(Stdio::null())
-            .output()
-            .map_err(|e| failed(clove_client::paths::in_words(&e)))?;
-        if !out.status.success() {
-            let said = String::from_utf8_lossy(&out.stderr);
-            return Err(failed(said.trim().lines().last().unwrap_or("it said nothing").to_owned()));
+        let a = ask(Command::new(program).args(["-E", "-c", QUESTION]), PATIENCE).map_err(|e| {
+            failed(match e.kind() {
+                ErrorKind::TimedOut => format!("it hasn't answered for {} s", PATIENCE.as_secs()),
+                _ => format!("it can't be started: {}", clove_client::paths::in_words(&e)),
+            })
+        })?;
+        if !a.status.success() {
+            if let Some(version) = version_of(program)
+                && (version.0, version.1) < OLDEST
+            {
+                return Err(too_old(&program.display().to_string(), version));
+            }
+            let said = String::from_utf8_lossy(&a.err);
+            let last = said.trim().lines().last();
+            let code = a.status.code().map_or_else(|| a.status.to_string(), |c| format!("exit code {c}"));
+            return Err(failed(format!(
+                "it ended with {code}, {}",
+                last.map_or("and said nothing".to_owned(), |l| format!("saying: {l}"))
+            )));
         }
-        serde_json::from_slice(&out.stdout).map_err(|e| failed(format!("its answer can't be read: {e}")))
+        let python: Python = serde_json::from_slice(&a.out)
+            .map_err(|_| failed("it ran, but didn't do what Python code asks of it".to_owned()))?;
+        if !python.is_supported() {
+            return Err(too_old(&python.executable, python.version));
+        }
+        Ok(python)
+    }
+
+    /// New enough for the library.
+    pub fn is_supported(&self) -> bool {
+        (self.version.0, self.version.1) >= OLDEST
     }
 
     /// The folders that it is made of, outside the system's: prefixes, everything on its `sys.path`, and each link on
-    /// the way from its path to its file. Never the home folder as a whole.
+    /// the way from its path to its file. Never the home folder as a whole, nor `~/.local`, where a Python may be
+    /// installed among other things.
     pub fn mounts(&self) -> Vec<Mount> {
-        let mut wanted: Vec<PathBuf> =
-            [&self.prefix, &self.exec_prefix, &self.base_prefix, &self.base_exec_prefix]
-                .map(PathBuf::from)
-                .into();
+        let prefixes = [&self.prefix, &self.exec_prefix, &self.base_prefix, &self.base_exec_prefix];
+        let mut wanted = Vec::new();
+        for prefix in prefixes.map(PathBuf::from) {
+            if is_private(&prefix) {
+                wanted.extend(["lib", "lib64"].map(|d| prefix.join(d)));
+            } else {
+                wanted.push(prefix);
+            }
+        }
         wanted.extend(self.path.iter().map(PathBuf::from));
+        wanted.extend(self.packages_elsewhere.iter().map(PathBuf::from));
         wanted.extend(self.user_site.iter().map(PathBuf::from));
         wanted.extend(link_prefixes(Path::new(&self.executable)));
         collect(wanted)
@@ -99,6 +127,21 @@ impl Python {
     }
 }
 
+/// Of a Python that doesn't even understand the question.
+fn version_of(program: &Path) -> Option<(u32, u32, u32)> {
+    let question = "import sys; sys.stdout.write('%d.%d.%d' % sys.version_info[:3])";
+    let a = ask(Command::new(program).args(["-E", "-c", question]), PATIENCE).ok()?;
+    let text = String::from_utf8(a.out).ok().filter(|_| a.status.success())?;
+    let mut numbers = text.split('.').map(str::parse);
+    Some((numbers.next()?.ok()?, numbers.next()?.ok()?, numbers.next()?.ok()?))
+}
+
+fn too_old(executable: &str, (major, minor, micro): (u32, u32, u32)) -> Failure {
+    Failure::new(format!("{executable} is Python {major}.{minor}.{micro}"))
+        .why(format!("at least {}.{} is needed", OLDEST.0, OLDEST.1))
+        .hint("name a newer one: --python /usr/bin/python3.11, or python = \"...\" in the sweep file")
+}
+
 /// Existing, allowed, and with their real paths beside those that lead through links.
 pub fn collect(wanted: Vec<PathBuf>) -> Vec<Mount> {
     let home = home();
@@ -114,9 +157,9 @@ pub fn collect(wanted: Vec<PathBuf>) -> Vec<Mount> {
     crate::cli::visibility::without_repeats(out)
 }
 
-/// For each link on the way to a program's file: the prefix it lies in (the parent of its `bin`), or its folder.
+/// For a program and each link on the way to its file: the prefix it lies in (the parent of its `bin`), or itself.
 fn link_prefixes(program: &Path) -> Vec<PathBuf> {
-    let mut out = Vec::new();
+    let mut out = vec![prefix_of(program)];
     let mut at = program.to_owned();
     // As many as Linux follows (path_resolution(7)).
     for _ in 0..40 {
@@ -135,7 +178,7 @@ fn prefix_of(program: &Path) -> PathBuf {
     match program.parent() {
         Some(bin) if bin.ends_with("bin") => {
             let prefix = bin.parent().unwrap_or(Path::new("/"));
-            if super::interpreter::is_install_prefix(prefix) { prefix.to_owned() } else { program.to_owned() }
+            if is_install_prefix(prefix) { prefix.to_owned() } else { program.to_owned() }
         }
         _ => program.to_owned(),
     }
@@ -168,6 +211,60 @@ mod tests {
         std::fs::write(venv.join("pyvenv.cfg.new"), "x").expect("write");
         std::fs::rename(venv.join("pyvenv.cfg.new"), venv.join("pyvenv.cfg")).expect("rename");
         assert_ne!(before, p.state());
+    }
+
+    #[test]
+    fn packages_that_are_links_are_shown_where_they_are() {
+        let base = Python::ask(Path::new("python3")).expect("python3 is needed for these tests");
+        let t = tempfile::tempdir().expect("tempdir");
+        let dir = t.path().canonicalize().expect("real");
+        let venv = dir.join("v");
+        let made = Command::new(&base.executable)
+            .args(["-m", "venv", "--without-pip"])
+            .arg(&venv)
+            .status()
+            .expect("start python");
+        assert!(made.success());
+        let site = venv.join(format!("lib/python{}.{}/site-packages", base.version.0, base.version.1));
+        let link = std::os::unix::fs::symlink::<PathBuf, PathBuf>;
+        let write = |path: PathBuf, text: &str| {
+            std::fs::create_dir_all(path.parent().expect("parent")).expect("mkdir");
+            std::fs::write(path, text).expect("write");
+        };
+        // Each file for itself, as uv does; a whole folder; one installed in place by setuptools.
+        write(dir.join("cache/a1/one/__init__.py"), "");
+        write(dir.join("cache/a1/one-1.dist-info/METADATA"), "");
+        std::fs::create_dir_all(site.join("one-1.dist-info")).expect("mkdir");
+        link(dir.join("cache/a1/one-1.dist-info/METADATA"), site.join("one-1.dist-info/METADATA"))
+            .expect("link");
+        write(dir.join("cache/a2/two/__init__.py"), "");
+        link(dir.join("cache/a2/two"), site.join("two")).expect("link");
+        write(dir.join("work/three/__init__.py"), "");
+        let finder = "__editable___three_1_finder";
+        let mapping = format!("MAPPING = {{'three': {:?}}}\n", dir.join("work/three"));
+        write(site.join(format!("{finder}.py")), &mapping);
+        write(site.join("__editable__.three-1.pth"), &format!("import {finder}\n"));
+        write(dir.join("cache/a3/unrelated.py"), "");
+        // A link in a project's own folder may lead to anything.
+        write(dir.join("project/src/four.py"), "");
+        link(dir.join("cache/a3"), dir.join("project/src/data")).expect("link");
+        write(site.join("project.pth"), &format!("{}\n", dir.join("project/src").display()));
+        let mounts = Python::ask(&venv.join("bin/python")).expect("venv").mounts();
+        let shown = |path: &str| mounts.iter().any(|m| dir.join(path).starts_with(&m.target));
+        assert!(shown("cache/a1/one") && shown("cache/a2/two") && shown("work/three"), "{mounts:?}");
+        assert!(shown("project/src"), "{mounts:?}");
+        assert!(!shown("cache/a3") && !shown("work") && !shown("cache"), "{mounts:?}");
+    }
+
+    #[test]
+    fn a_link_to_an_interpreter_is_shown_beside_it() {
+        let t = tempfile::tempdir().expect("tempdir");
+        let dir = t.path().canonicalize().expect("real");
+        std::fs::create_dir_all(dir.join("py/lib")).expect("mkdir");
+        std::fs::create_dir_all(dir.join("py/bin")).expect("mkdir");
+        std::fs::write(dir.join("py/bin/python3"), "").expect("write");
+        std::os::unix::fs::symlink(dir.join("py/bin/python3"), dir.join("python3")).expect("link");
+        assert_eq!(link_prefixes(&dir.join("python3")), ["python3", "py", "py"].map(|p| dir.join(p)));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! An attached agent's streams: its output to ours as the bytes are, our standard input to its.
 
+use crate::cli::stdio::Stream;
+use crate::cli::terminal_view::TerminalView;
 use crate::cli::{stdio, terminal};
 use clove_abi::ErrorCode;
 use clove_abi::calls::{ProcKill, ProcLogs, ProcResize, ProcStdin};
@@ -7,7 +9,7 @@ use clove_client::{Client, ClientError};
 use rustix::fs::FileType;
 use signal_hook::consts::{SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGWINCH};
 use signal_hook::iterator::Signals;
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -23,30 +25,27 @@ pub type Pumped = Result<u64, ClientError>;
 
 /// Writes one stream (`out` or `err`; both when absent) to ours until the agent has ended and all is written.
 /// When ours is closed, the agent is ended: that is what SIGPIPE would have done to it without CloveOS.
-pub fn pump(
-    client: Client,
-    target: String,
-    stream: Option<&'static str>,
-    to_stderr: bool,
-) -> JoinHandle<Pumped> {
-    copy(client, target, stream, to_stderr, true)
+pub fn pump(client: Client, target: String, stream: Option<&'static str>, to: Stream) -> JoinHandle<Pumped> {
+    copy(client, target, stream, to, None, true)
 }
 
-/// As [`pump`], but only looks on: the agent goes on when ours is closed.
+/// As [`pump`], but only looks on: the agent goes on when ours is closed, and what it writes may be shown otherwise.
 pub fn show(
     client: Client,
     target: String,
     stream: Option<&'static str>,
-    to_stderr: bool,
+    to: Stream,
+    view: Option<TerminalView>,
 ) -> JoinHandle<Pumped> {
-    copy(client, target, stream, to_stderr, false)
+    copy(client, target, stream, to, view, false)
 }
 
 fn copy(
     mut client: Client,
     target: String,
     stream: Option<&'static str>,
-    to_stderr: bool,
+    to: Stream,
+    mut view: Option<TerminalView>,
     ours: bool,
 ) -> JoinHandle<Pumped> {
     thread::spawn(move || {
@@ -60,22 +59,22 @@ fn copy(
                 stream: stream.map(str::to_owned),
             };
             let (reply, bytes) = client.call_with_tail(&call, &[])?;
-            let written = if to_stderr {
-                io::stderr().lock().write_all(&bytes)
-            } else {
-                let mut out = io::stdout().lock();
-                out.write_all(&bytes).and_then(|()| out.flush())
+            let written = match &mut view {
+                Some(view) => to.write_raw(&view.push(&bytes)),
+                None => to.write_raw(&bytes),
             };
-            if written.is_err() && !to_stderr {
+            if let (Err(e), Stream::Out) = (&written, to) {
                 if ours {
                     let _ = client.call(&ProcKill { target: target.clone(), signal: None });
                 }
                 terminal::put_back();
-                std::process::exit(stdio::BROKEN_PIPE);
+                std::process::exit(stdio::unwritable(e));
             }
             missed += reply.next.saturating_sub(offset + bytes.len() as u64);
             offset = reply.next;
             if reply.eof {
+                let held_back = view.map(|mut v| v.finish()).unwrap_or_default();
+                let _ = to.write_raw(&held_back);
                 return Ok(missed);
             }
         }

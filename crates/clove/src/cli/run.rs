@@ -7,10 +7,11 @@ use crate::cli::hints::{self, Scene};
 use crate::cli::interpreter::{self, Program};
 use crate::cli::limit_flags::{self, LimitFlags};
 use crate::cli::session::Session;
+use crate::cli::stdio::Stream;
 use crate::cli::{json, relay, stdio, terminal, visibility};
 use clap::Args;
 use clove_abi::calls::{ProcSpawn, ProcSpawnReply, ProcWait};
-use clove_abi::run::Mount;
+use clove_abi::run::{Mount, Profile};
 use clove_abi::untrusted::Untrusted;
 use clove_manifest::suggestion::nearest;
 use clove_manifest::units::Bytes;
@@ -69,8 +70,8 @@ pub struct RunArgs {
     /// Start although a limit can't be enforced here; marked on every listing
     #[arg(long)]
     allow_degraded: bool,
-    /// Which system calls it may make: default or strict
-    #[arg(long, value_parser = ["default", "strict"])]
+    /// Which system calls it may make: strict has only those that the supported runtimes are known to need
+    #[arg(long, value_name = "default|strict", value_parser = ["default", "strict"])]
     profile: Option<String>,
     /// The program with its arguments
     #[arg(
@@ -99,7 +100,7 @@ pub fn run(args: &RunArgs) -> Outcome {
         if args.json {
             json::print(&started_json(&started));
         } else {
-            stdio::line(&started.agent.to_string());
+            stdio::line(started.agent);
         }
         return Ok(0);
     }
@@ -125,9 +126,8 @@ fn spawn_call(args: &RunArgs, folder: &Path) -> Result<ProcSpawn, Failure> {
     )?;
     let cwd = match &args.workdir {
         Some(dir) if !dir.starts_with('/') => {
-            return Err(
-                Failure::usage(format!("-w {dir} isn't absolute")).hint(format!("write -w /work/{dir}"))
-            );
+            return Err(Failure::usage(format!("-w {dir} isn't absolute"))
+                .hint(format!("write -w {}", Untrusted::new(&format!("/work/{dir}")).shell_path())));
         }
         Some(dir) => Some(dir.clone()),
         None if args.here => Some(folder.display().to_string()),
@@ -147,7 +147,10 @@ fn spawn_call(args: &RunArgs, folder: &Path) -> Result<ProcSpawn, Failure> {
         tty: args.tty.then(|| terminal::size().unwrap_or((24, 80))),
         stdin: args.interactive || (!args.detach && !args.tty && relay::stdin_is_piped()),
         attached: !args.detach,
-        profile: args.profile.clone(),
+        profile: match args.profile.as_deref() {
+            Some("strict") => Profile::Strict,
+            _ => Profile::Default,
+        },
         allow_degraded: args.allow_degraded,
         remove: args.rm,
     })
@@ -205,9 +208,14 @@ fn attend(
     if with_stdin {
         relay::feed(session.again()?, id.clone());
     }
-    let mut pumps = vec![relay::pump(session.again()?, id.clone(), Some("out"), args.json)];
+    let mut pumps = vec![relay::pump(
+        session.again()?,
+        id.clone(),
+        Some("out"),
+        if args.json { Stream::Err } else { Stream::Out },
+    )];
     if !args.tty {
-        pumps.push(relay::pump(session.again()?, id.clone(), Some("err"), true));
+        pumps.push(relay::pump(session.again()?, id.clone(), Some("err"), Stream::Err));
     }
     let mut relayed = Ok(());
     let mut missed = 0;
@@ -241,7 +249,7 @@ fn attend(
     if code != 0 {
         let scene = Scene { mounts, folder, here: args.here, home: visibility::home() };
         for hint in hints::from_tail(&c.tail, &scene) {
-            stdio::say(&format!("hint: {}", Untrusted::new(&hint)));
+            stdio::say(&format!("hint: {hint}"));
         }
     }
     if missed > 0 {

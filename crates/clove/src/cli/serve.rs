@@ -5,6 +5,7 @@ use crate::cli::limit_flags;
 use crate::daemon;
 use clap::Args;
 use clove_client::Paths;
+use clove_client::start::TRY;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -34,24 +35,24 @@ pub fn run(args: &ServeArgs) -> Outcome {
         Some(n) => Some(Arc::new(inherited(n)?)),
         None => None,
     };
+    let told = |f: Failure| {
+        if let Some(fd) = &ready {
+            // Nobody else tells the one who waits.
+            let hint = if f.hint.is_empty() { String::new() } else { format!("{TRY}{}", f.hint) };
+            let why = if f.why.is_empty() { String::new() } else { format!(": {}", f.why) };
+            let _ = rustix::io::write(&**fd, format!("{}{why}{hint}", f.what).as_bytes());
+        }
+        f
+    };
     let options = daemon::Options {
         background: args.background,
         ready: ready.clone(),
-        idle_timeout_ms: idle_timeout(args)?,
+        idle_timeout_ms: idle_timeout(args).map_err(told)?,
         started_by: started_by(),
-        paths: Paths::from_env().map_err(|e| {
-            let f = Failure::from(e);
-            if let Some(fd) = &ready {
-                // Nobody else tells the one who waits.
-                let _ = rustix::io::write(&**fd, f.what.as_bytes());
-            }
-            f
-        })?,
+        paths: Paths::from_env().map_err(|e| told(e.into()))?,
     };
-    daemon::serve(options).map_err(|e| {
-        let why: Vec<String> = e.chain().skip(1).map(ToString::to_string).collect();
-        Failure::new(format!("the kernel can't serve: {e}")).why(why.join(": "))
-    })
+    drop(ready);
+    daemon::serve(options).map_err(|e| Failure::new(format!("the kernel can't serve: {e}")).hint(e.hint))
 }
 
 /// A descriptor that the starting command left open.

@@ -41,7 +41,7 @@ impl Session {
         if let Some(note) = c.note {
             stdio::say(&format!("note: {note}"));
         }
-        Session { client: c.client, paths: options.paths, name: options.client }
+        Session { client: c.client, paths: c.paths, name: options.client }
     }
 
     /// A call.

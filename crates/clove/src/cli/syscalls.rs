@@ -52,6 +52,6 @@ pub fn run(args: &SyscallsArgs) -> Outcome {
             shortened(s.doc.trim(), 110),
         ]);
     }
-    stdio::data(listing.text().as_bytes());
+    stdio::show(&listing.page());
     Ok(0)
 }

@@ -1,5 +1,6 @@
 //! Tables for people: columns without borders, as `docker ps` prints them.
 
+use crate::cli::page::Page;
 use clove_abi::untrusted::Untrusted;
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -22,14 +23,13 @@ impl Listing {
         self.0.add_row(cells.iter().map(|c| Untrusted::new(c).to_string()).collect::<Vec<_>>());
     }
 
-    /// As text, without blanks at the ends of lines.
-    pub fn text(&self) -> String {
-        self.0
-            .lines()
-            .map(|l| {
-                l.trim_end().strip_prefix(' ').map_or_else(|| l.trim_end().to_owned(), str::to_owned) + "\n"
-            })
-            .collect()
+    /// As lines, without blanks at their ends.
+    pub fn page(&self) -> Page {
+        let mut page = Page::new();
+        for l in self.0.lines() {
+            page.line(l.trim_end().strip_prefix(' ').unwrap_or(l.trim_end()));
+        }
+        page
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
         let mut l = Listing::new(&["id", "name"]);
         l.row(&["a1.1".into(), "x\x1b[31m\ny".into()]);
         l.row(&["a10.1".into(), "y".into()]);
-        assert_eq!(l.text(), "ID     NAME\na1.1   x\\u{1b}[31m\\ny\na10.1  y\n");
+        assert_eq!(l.page().text(), "ID     NAME\na1.1   x\\u{1b}[31m\\ny\na10.1  y\n");
         assert_eq!(shortened("abcdef", 4), "abc…");
         assert_eq!(ago(now_ms().saturating_sub(5_000)), "5 s ago");
     }

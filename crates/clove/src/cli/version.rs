@@ -21,7 +21,7 @@ pub fn run(args: &VersionArgs) -> Outcome {
     if args.json {
         json::print(&json!({"id": "clove", "version": version, "build": build_id(), "abi": ABI_VERSION}));
     } else {
-        stdio::line(&format!("clove {version} (build {}, abi {ABI_VERSION})", build_id()));
+        stdio::line(format_args!("clove {version} (build {}, abi {ABI_VERSION})", build_id()));
     }
     Ok(0)
 }

@@ -2,11 +2,17 @@
 
 use crate::cli::failure::Failure;
 use clove_abi::run::Mount;
+use clove_abi::untrusted::Untrusted;
 use clove_manifest::{flags, source};
 use std::path::{Path, PathBuf};
 
 /// Folders that every agent sees anyway.
 const SYSTEM: &[&str] = &["/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"];
+
+/// A path as one word of a command.
+pub fn shell_path(path: &Path) -> String {
+    Untrusted::new(&path.display().to_string()).shell_path()
+}
 
 /// It is there without a mount.
 pub fn is_system(path: &Path) -> bool {
@@ -71,7 +77,7 @@ pub fn from_flags(specs: &[String], folder: &Path) -> Result<Vec<Mount>, Failure
                     path.display()
                 ))
                 .why("unlike Docker's, these mounts don't make missing folders")
-                .hint(format!("mkdir -p {}, or correct the path", path.display())));
+                .hint(format!("mkdir -p {}, or correct the path", shell_path(&path))));
             }
             if let Some(why) = too_wide(&path, home().as_deref()) {
                 return Err(Failure::new(format!("{} can't be mounted (E0402)", path.display()))

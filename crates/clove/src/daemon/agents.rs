@@ -2,14 +2,15 @@
 
 use super::cells::{self, Cell, Purpose, Stdin, StdinPiece};
 use super::checkpoints;
-use super::connection::Who;
+use super::connection::{Bytes, Party, Who};
 use super::harvest;
 use super::logs::LogEvent;
+use super::refusal::without_numbers;
 use super::shell::Shell;
 use clove_abi::calls::*;
 use clove_abi::error::{ErrorCode, SysError};
 use clove_abi::ids::{AgentId, ConnId, RunId, TaskIndex};
-use clove_abi::run::Program;
+use clove_abi::run::{Program, RunKind, TaskState};
 use clove_abi::table::Call;
 use clove_kernel::core::json;
 use clove_kernel::effect::ReplyTo;
@@ -23,8 +24,8 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
-/// Longest result file of a cold task.
-const MAX_RESULT: u64 = 16 << 20;
+/// Longest result file of a cold task: what a warm one's may be, too.
+const MAX_RESULT: u64 = 8 << 20;
 /// Bytes on their way to one program's standard input.
 const MAX_STDIN: usize = 8 << 20;
 
@@ -46,7 +47,7 @@ impl Shell {
     /// Sends the launcher a request; a launcher that can't be reached is noticed by the loop.
     pub fn ask_launcher(&mut self, request: &Request, fds: &[std::os::fd::BorrowedFd<'_>]) {
         if let Err(e) = self.link.send(request, fds) {
-            eprintln!("clove: {e}");
+            say!("{e}");
         }
     }
 
@@ -141,13 +142,13 @@ impl Shell {
                 self.on_template_ready(token, pid, rss_bytes, &notes);
             }
             protocol::Event::TemplateFailed { token, message, traceback } => {
-                let text = if traceback.is_empty() {
-                    message
+                if traceback.is_empty() {
+                    self.fail_template_with_its_words(token, message);
                 } else {
-                    format!("{message}\n{}", traceback.trim_end())
-                };
-                self.on_template_failed(token, &text);
+                    self.on_template_failed(token, &format!("{message}\n{}", traceback.trim_end()));
+                }
             }
+            protocol::Event::TemplateDoing { token, what } => self.on_template_doing(token, what),
             protocol::Event::Exited { token, status, usage } => self.on_exited(token, status, usage),
             protocol::Event::Usage { .. } | protocol::Event::Hello { .. } => {}
         }
@@ -163,8 +164,10 @@ impl Shell {
     ) {
         let mut fds = fds.into_iter();
         let (listener, scratch, tty) = (fds.next(), fds.next(), fds.next());
+        // Whoever waits there may have sent things already: who closes it may wait for them.
+        let listener = listener.map(|fd| self.drivers.closers().connection(Party::Cell(token), fd));
         if let Some(door) = &listener {
-            self.watch_agent_door(token, door);
+            self.watch_agent_door(token, door.as_fd());
         }
         let Some(cell) = self.cells.get_mut(&token) else { return };
         cell.uid = uid;
@@ -213,8 +216,10 @@ impl Shell {
         let scratch = cell.and_then(|c| c.scratch.as_ref()).and_then(|s| s.try_clone().ok());
         let uid = cell.map_or(0, |c| c.uid);
         let bounds = self.bounds(id);
-        let (Some(folder), Some(scratch)) = (folder, scratch) else { return then(self) };
-        self.drivers.run(
+        let run = self.core.state.agent(id).and_then(|a| a.run);
+        let (Some(folder), Some(scratch), Some(run)) = (folder, scratch, run) else { return then(self) };
+        self.drivers.run_for(
+            run,
             move || {
                 harvest::settle(&folder).map_err(|e| e.to_string())?;
                 harvest::copy_in(&folder, scratch.as_fd(), "checkpoint", uid, &bounds)
@@ -222,7 +227,7 @@ impl Shell {
             },
             move |shell, done| {
                 if let Err(e) = done {
-                    eprintln!("clove: {id}: its checkpoint couldn't be put back: {e}");
+                    say!("{id}: its checkpoint couldn't be put back: {e}");
                 }
                 then(shell);
             },
@@ -422,13 +427,13 @@ impl Shell {
             payload_blob: task.spec.payload_blob.clone(),
             reuse: a.tasks_given < run.spec.reuse,
         };
-        let tail = self.tails.get(&task.payload.key).cloned().unwrap_or_default();
+        let tail = self.opaque.get(task.payload.key).map(|b| Bytes::Shared(b.clone()));
         if task.payload.key != 0 {
             self.payload_keys.entry((run.id, index)).or_default().push(task.payload.key);
         }
         cell.next_call = None;
         let body = json(&body);
-        self.reply(to, &body, &tail);
+        self.reply_with(to, &body, tail);
     }
 
     /// `task.done`: its kept output first, then the core.
@@ -436,21 +441,37 @@ impl Shell {
         let Call::TaskDone(done) = &call else { return };
         let (run, task, attempt) = (done.run, done.task, done.attempt);
         let bytes = tail.len() as u64;
-        let key = self.keep_tail(tail);
+        // The numbers are the agent's own words: nothing is touched for a task that isn't its. The core says so.
+        let its = self.cells.get(&token).and_then(|c| c.agent).and_then(|id| self.core.state.agent(id));
+        if !its.is_some_and(|a| !a.idle && (a.run, a.task, a.attempt) == (Some(run), Some(task), attempt)) {
+            let tail = Tail { bytes, key: 0 };
+            let (conn, correlation) = (to.conn, to.correlation);
+            return self.raise(Event::Call { conn, correlation, peer, call, tail });
+        }
+        let kind = self.core.state.runs.get(&run).map(|r| r.spec.kind);
+        let wrong = match self.cells.get(&token) {
+            Some(c) if c.handing_in => Some("its result is being taken in already"),
+            _ if kind != Some(RunKind::Executor) && bytes > 0 => {
+                Some("a sweep's results are JSON: nothing takes a tail")
+            }
+            _ => None,
+        };
+        if let Some(text) = wrong {
+            return self.fail(to, &SysError::new(ErrorCode::WrongState, text));
+        }
+        let key = self.opaque.keep(tail);
         if key != 0 {
             self.payload_keys.entry((run, task)).or_default().push(key);
         }
         let event =
             Event::Call { conn: to.conn, correlation: to.correlation, peer, call, tail: Tail { bytes, key } };
         let scratch = self.cells.get(&token).and_then(|c| c.scratch.as_ref());
-        let checkpoint = self.run_folder(run).join("checkpoint").join(task.to_string());
-        let has_checkpoint = checkpoint.is_dir();
         let has_output = scratch.is_some_and(|s| !harvest::is_empty(s.as_fd(), "out"));
-        if !has_output && !has_checkpoint {
+        if !has_output {
             self.checkpoints.unwatch(token);
-            return self.raise(event);
+            self.raise(event);
+            return self.spend_checkpoint(run, task);
         }
-        let keeper = self.checkpoints.clone();
         let agent = self.cells.get(&token).and_then(|c| c.agent);
         let bounds = agent.map(|a| self.bounds(a)).unwrap_or(harvest::Bounds {
             bytes: 1 << 30,
@@ -459,30 +480,52 @@ impl Shell {
         });
         let scratch = scratch.and_then(|s| s.try_clone().ok());
         let dest = self.out_folder(run, task, attempt);
-        self.drivers.run(
+        if let Some(cell) = self.cells.get_mut(&token) {
+            cell.handing_in = true;
+        }
+        self.drivers.run_for(
+            run,
             move || {
-                if let Some(s) = scratch.filter(|_| has_output) {
+                if let Some(s) = scratch {
                     harvest::copy_out(s.as_fd(), "out", &dest, &bounds).map_err(|e| e.to_string())?;
                 }
-                Ok::<PathBuf, String>(checkpoint)
+                Ok::<(), String>(())
             },
-            move |shell, done| match done {
-                Ok(checkpoint) => {
-                    shell.raise(event);
-                    // Its result is in: the checkpoint has served its purpose, once no copy of it is under way.
-                    keeper.unwatch_then(token, move |_| {
-                        let _ = std::fs::remove_dir_all(&checkpoint);
-                    });
+            move |shell, done| {
+                if let Some(cell) = shell.cells.get_mut(&token) {
+                    cell.handing_in = false;
                 }
-                Err(e) => {
-                    let error = SysError::new(
-                        ErrorCode::BlobStore,
-                        format!("what it wrote to $CLOVE_OUT can't be kept: {e}"),
-                    );
-                    shell.fail(to, &error);
+                match done {
+                    Ok(()) => {
+                        shell.checkpoints.unwatch(token);
+                        shell.raise(event);
+                        shell.spend_checkpoint(run, task);
+                    }
+                    // A sweep's task has failed then, and its record says why: with a result beside it, nobody would
+                    // look for the files.
+                    Err(e) if kind != Some(RunKind::Executor) => {
+                        shell.checkpoints.unwatch(token);
+                        shell.raise(without_result(event, not_kept(&e)));
+                    }
+                    Err(e) => {
+                        let error = SysError::new(ErrorCode::BlobStore, not_kept(&e));
+                        shell.fail(to, &error);
+                    }
                 }
             },
         );
+    }
+
+    /// Its result has been raised: the checkpoint has served its purpose once that is on the disk. Taken away before, a
+    /// crash could leave neither.
+    fn spend_checkpoint(&mut self, run: RunId, task: TaskIndex) {
+        let folder = self.run_folder(run).join("checkpoint").join(task.to_string());
+        self.syncer.once_durable(move |shell| {
+            let task = shell.core.state.runs.get(&run).and_then(|r| r.tasks.get(&task));
+            if task.is_some_and(|t| t.state == TaskState::Done) && folder.is_dir() {
+                shell.drivers.run_for(run, move || harvest::discard(&folder), |_, ()| ());
+            }
+        });
     }
 
     fn out_folder(&self, run: RunId, task: TaskIndex, attempt: u32) -> PathBuf {
@@ -545,20 +588,24 @@ impl Shell {
         let Ok(scratch) = scratch.try_clone() else {
             return self.finish_log(id, status, usage, Harvest { result: None, result_error: None });
         };
-        self.drivers.run(
+        self.drivers.run_for(
+            run,
             move || {
                 let s = scratch.as_fd();
-                if !harvest::is_empty(s, "out")
-                    && let Err(e) = harvest::copy_out(s, "out", &out, &bounds)
-                {
-                    eprintln!("clove: {id}: what it wrote to $CLOVE_OUT couldn't be kept: {e}");
+                let kept = if harvest::is_empty(s, "out") {
+                    Ok(())
+                } else {
+                    harvest::copy_out(s, "out", &out, &bounds).map(drop).map_err(|e| not_kept(&e.to_string()))
+                };
+                if let Err(why) = &kept {
+                    say!("{id}: {why}");
                 }
                 // Killed in the middle of writing, it may have left half a checkpoint: then the last whole one stays.
                 let killed = !matches!(status, ExitStatus::Code(_));
                 if let Err(e) = checkpoints::last_copy(s, &checkpoint, &bounds, killed)
                     && e.kind != harvest::HarvestErrorKind::NotFound
                 {
-                    eprintln!("clove: {id}: its last checkpoint couldn't be kept: {e}");
+                    say!("{id}: its last checkpoint couldn't be kept: {e}");
                 }
                 let mut h = Harvest { result: None, result_error: None };
                 if cold && status == ExitStatus::Code(0) {
@@ -568,11 +615,18 @@ impl Shell {
                             Err(e) => h.result_error = Some(format!("$CLOVE_RESULT isn't JSON: {e}")),
                         },
                         Err(e) if e.kind == harvest::HarvestErrorKind::NotFound => {}
+                        Err(e) if e.kind == harvest::HarvestErrorKind::TooLarge => {
+                            h.result_error = Some(format!(
+                                "$CLOVE_RESULT is larger than {} MiB; write the rest into files in $CLOVE_OUT",
+                                MAX_RESULT >> 20
+                            ));
+                        }
                         Err(e) => h.result_error = Some(e.to_string()),
                     }
                 }
-                if h.result.is_some() {
-                    let _ = std::fs::remove_dir_all(&checkpoint);
+                // A result without its files would be half of what the task made, and nobody would notice.
+                if let (true, Err(why)) = (cold && status == ExitStatus::Code(0), kept) {
+                    h = Harvest { result: None, result_error: Some(why) };
                 }
                 drop(scratch);
                 drop(cell);
@@ -609,21 +663,24 @@ impl Shell {
         match e {
             LogEvent::Read { ticket, bytes, next, eof, dropped } => {
                 if let Some(to) = self.tickets.remove(&ticket) {
-                    self.reply(to, &json(&ProcLogsReply { next, eof, dropped }), &bytes);
+                    self.reply_with(to, &json(&ProcLogsReply { next, eof, dropped }), [Bytes::Own(bytes)]);
                 }
             }
             LogEvent::ReadFailed { ticket, message } => {
                 if let Some(to) = self.tickets.remove(&ticket) {
                     self.fail(
                         to,
-                        &SysError::new(ErrorCode::Internal, format!("its output can't be read: {message}")),
+                        &SysError::new(ErrorCode::WrongState, format!("its output can't be read: {message}")),
                     );
                 }
             }
             LogEvent::Finished { agent, tail, dropped } => {
+                self.on_template_words(&agent, &tail);
                 if let Some(Event::Exited { agent, status, usage, result, result_error, .. }) =
                     self.ending.remove(&agent)
                 {
+                    let a = self.core.state.agent(agent).filter(|a| !a.idle);
+                    let working = a.and_then(|a| Some((a.run?, a.task?)));
                     self.raise(Event::Exited {
                         agent,
                         status,
@@ -633,6 +690,9 @@ impl Shell {
                         result,
                         result_error,
                     });
+                    if let Some((run, task)) = working {
+                        self.spend_checkpoint(run, task);
+                    }
                 }
             }
         }
@@ -703,7 +763,7 @@ impl Shell {
         }
         for (to, error) in answers {
             match error {
-                None => self.reply(to, &json(&ProcStdinReply {}), &[]),
+                None => self.reply(to, &json(&ProcStdinReply {})),
                 Some(e) => {
                     let text = format!("its standard input took nothing more: {e}");
                     self.fail(to, &SysError::new(ErrorCode::WrongState, text));
@@ -720,7 +780,7 @@ impl Shell {
         };
         let size = rustix::termios::Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         match rustix::termios::tcsetwinsize(tty, size) {
-            Ok(()) => self.reply(to, &json(&ProcResizeReply {}), &[]),
+            Ok(()) => self.reply(to, &json(&ProcResizeReply {})),
             Err(e) => self.fail(to, &SysError::new(ErrorCode::WrongState, format!("its terminal: {e}"))),
         }
     }
@@ -742,6 +802,24 @@ impl Shell {
 }
 
 /// Less than a page, or no inode, is left in the scratch folder.
+fn not_kept(why: &str) -> String {
+    format!("what it wrote to $CLOVE_OUT can't be kept: {}", without_numbers(why))
+}
+
+/// `task.done` as it is when the task has failed.
+fn without_result(mut event: Event, why: String) -> Event {
+    if let Event::Call { call: Call::TaskDone(done), .. } = &mut event {
+        done.result = None;
+        // What the task itself raised goes first.
+        done.exception.get_or_insert(ExceptionText {
+            class: "cloveos.NotKept".into(),
+            message: why,
+            traceback: String::new(),
+        });
+    }
+    event
+}
+
 fn is_full(scratch: &OwnedFd) -> bool {
     rustix::fs::fstatvfs(scratch).is_ok_and(|s| s.f_bfree == 0 || (s.f_files > 0 && s.f_ffree == 0))
 }

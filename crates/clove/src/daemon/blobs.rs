@@ -1,11 +1,14 @@
 //! Content-addressed bytes on disk: `blobs/ab/abcdef...`, named by their SHA-256.
 
+use super::allowance::Hold;
+use super::foreign::Foreign;
+use clove_sandbox::protocol::Token;
 use rustix::fs::SealFlags;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Where a blob lies.
@@ -14,7 +17,7 @@ pub fn path_of(dir: &Path, digest: &str) -> PathBuf {
 }
 
 /// A descriptor may only bring bytes that nobody can change any more (memfd_create(2)).
-pub fn is_sealed_memfd(fd: &OwnedFd) -> bool {
+pub fn is_sealed_memfd(fd: BorrowedFd<'_>) -> bool {
     let all = SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE;
     rustix::fs::fcntl_get_seals(fd).is_ok_and(|s| s.contains(all))
 }
@@ -42,7 +45,15 @@ pub fn put(dir: &Path, source: Source) -> io::Result<(String, u64)> {
 /// Where a blob's bytes come from.
 pub enum Source {
     Bytes(Vec<u8>),
-    Memfd(OwnedFd),
+    Memfd(Foreign),
+}
+
+/// One on its way into the store.
+pub struct Incoming {
+    pub source: Source,
+    /// The cell of the agent that sent it.
+    pub token: Option<Token>,
+    pub hold: Hold,
 }
 
 impl Source {
@@ -50,13 +61,13 @@ impl Source {
     pub fn bytes(&self) -> u64 {
         match self {
             Source::Bytes(b) => b.len() as u64,
-            Source::Memfd(fd) => memfd_bytes(fd),
+            Source::Memfd(fd) => memfd_bytes(fd.as_fd()),
         }
     }
 }
 
 /// Length of a memfd; sealed, so it stays that.
-pub fn memfd_bytes(fd: &OwnedFd) -> u64 {
+pub fn memfd_bytes(fd: BorrowedFd<'_>) -> u64 {
     rustix::fs::fstat(fd).map_or(0, |s| s.st_size.unsigned_abs())
 }
 
@@ -78,10 +89,9 @@ fn copy(source: Source, out: &mut File) -> io::Result<(String, u64)> {
             total = b.len() as u64;
         }
         Source::Memfd(fd) => {
-            let file = File::from(fd);
             let mut chunk = vec![0u8; 1 << 20];
             loop {
-                let n = file.read_at(&mut chunk, total)?;
+                let n = rustix::io::pread(&fd, &mut chunk, total)?;
                 if n == 0 {
                     break;
                 }
@@ -92,6 +102,15 @@ fn copy(source: Source, out: &mut File) -> io::Result<(String, u64)> {
         }
     }
     Ok((hash.finalize().iter().map(|b| format!("{b:02x}")).collect(), total))
+}
+
+/// A blob's length. `Ok(None)` when there is none of this digest.
+pub fn stat(dir: &Path, digest: &str) -> io::Result<Option<u64>> {
+    match std::fs::metadata(path_of(dir, digest)) {
+        Ok(m) => Ok(Some(m.len())),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
 }
 
 /// A part of a blob, and its whole length. `Ok(None)` when there is none of this digest.
@@ -126,6 +145,8 @@ mod tests {
         assert_eq!(get(dir.path(), &digest, 6, 3).expect("read"), Some((b"wor".to_vec(), 11)));
         assert_eq!(get(dir.path(), &digest, 600, 3).expect("read"), Some((Vec::new(), 11)));
         assert_eq!(get(dir.path(), &"0".repeat(64), 0, 3).expect("read"), None);
+        assert_eq!(stat(dir.path(), &digest).expect("looked up"), Some(11));
+        assert_eq!(stat(dir.path(), &"0".repeat(64)).expect("looked up"), None);
         assert_eq!(
             std::fs::read_dir(dir.path().join("incoming")).expect("folder").count(),
             0,

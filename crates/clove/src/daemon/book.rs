@@ -176,7 +176,8 @@ mod tests {
 
     fn submit() -> Input {
         let peer = Peer::Operator { uid: 0, pid: 7, command: "test".into() };
-        let args = serde_json::json!({"spec": {"kind": "sweep", "name": "s", "program": {"cold": {"argv": ["x"]}}}});
+        let args =
+            serde_json::json!({"spec": {"kind": "sweep", "name": "s", "program": {"cold": {"argv": ["x"]}}}});
         let call = Call::RunSubmit(serde_json::from_value::<RunSubmit>(args).expect("arguments"));
         let event = Event::Call { conn: ConnId(1), correlation: 5, peer, call, tail: Tail::default() };
         Input { wall_ms: 2, mono_ms: 2, event }

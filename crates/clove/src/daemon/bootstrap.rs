@@ -2,21 +2,26 @@
 
 use super::cells::Owner;
 use super::drivers::{Drivers, Inbox, Message};
+use super::refusal::{Refusal, without_numbers};
 use super::shell::{Parts, Shell, wall_ms};
-use super::{book, capacity, checkpoints, logs, projection, sdk, sync};
+use super::{book, capacity, checkpoints, ground, logs, projection, sdk, sync, unjournaled};
 use anyhow::Context as _;
 use clove_client::Paths;
 use clove_kernel::Event;
 use clove_sandbox::LauncherConfig;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
-use std::io::Write as _;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
 /// How long the launcher may take to set itself up.
 const LAUNCHER_DEADLINE: std::time::Duration = std::time::Duration::from_secs(15);
+
+/// When it is the host that isn't as it should be.
+const LACKS: &str = "`clove doctor` tries out what this host allows, and says what is missing";
+/// How long a lock that a client has taken for an instant is waited for.
+const LOCK_PATIENCE: std::time::Duration = std::time::Duration::from_millis(200);
 
 /// How the kernel is started.
 #[derive(Clone, Debug)]
@@ -36,42 +41,52 @@ pub struct Options {
 ///
 /// # Errors
 /// When it can't be started; the sentence is also written to the `ready` descriptor.
-pub fn serve(options: Options) -> anyhow::Result<i32> {
-    let ready = options.ready.clone();
+pub fn serve(mut options: Options) -> Result<i32, Refusal> {
+    let ready = options.ready.take();
     let tell = |text: &str| {
         if let Some(fd) = &ready {
             let _ = rustix::io::write(&**fd, text.as_bytes());
         }
     };
-    match start(&options) {
+    let data_dir = options.paths.data_dir.clone();
+    match start(&mut options) {
         Ok(mut shell) => {
             tell("1");
             // The one who waits must see the end of the pipe too.
             drop(ready);
             let code = shell.run();
             shell.projection.close();
-            // While the lock is still held, so that a successor's are never taken away.
-            let _ = std::fs::remove_file(options.paths.socket());
-            let _ = std::fs::remove_dir(&options.paths.runtime_dir);
-            Ok(code?)
+            clear_away(&options.paths);
+            code.map_err(|e| Refusal::of(&anyhow::Error::new(e).context("the loop ended"), &data_dir))
         }
         Err(e) => {
-            tell(&format!("{e:#}"));
-            Err(e)
+            let refusal = e.downcast::<Refusal>().unwrap_or_else(|e| Refusal::of(&e, &data_dir));
+            tell(&refusal.told());
+            Err(refusal)
         }
     }
 }
 
-fn start(options: &Options) -> anyhow::Result<Shell> {
-    let data_dir = &options.paths.data_dir;
+/// The run-time directory goes while the lock is still held, so that a successor's is never taken away.
+fn clear_away(paths: &Paths) {
+    for file in [paths.socket(), paths.runtime_dir.join("defaults-told")] {
+        let _ = std::fs::remove_file(file);
+    }
+    let _ = std::fs::remove_dir(&paths.runtime_dir);
+}
+
+fn start(options: &mut Options) -> anyhow::Result<Shell> {
+    ground::check_rights()?;
+    ground::raise_nofile()?;
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let lock = lock(data_dir)?;
+    let lock = lock(&options.paths)?;
     // Its predecessor may have taken the folder away while this process waited for the lock.
-    make_folder(&options.paths.runtime_dir)?;
+    options.paths.make_runtime_dir().map_err(|e| Refusal::new(e.to_string(), e.hint))?;
+    sign(&lock, &options.paths);
+    let data_dir = &options.paths.data_dir;
     if options.background {
         go_background(&options.paths)?;
     }
-    raise_nofile();
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let config =
@@ -83,12 +98,12 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
 
     let opened = book::open(&data_dir.join("journal"), wall_ms())?;
     for n in &opened.notes {
-        eprintln!("clove: {n}");
+        say!("{n}");
     }
     let mut journal = opened.journal;
     let core = opened.core;
     if opened.replayed > 0 {
-        eprintln!("clove: {} records applied after the last checkpoint", opened.replayed);
+        say!("{} records applied after the last checkpoint", opened.replayed);
     }
     journal.flush().context("the journal can't be written")?;
 
@@ -97,12 +112,17 @@ fn start(options: &Options) -> anyhow::Result<Shell> {
     let (postbox, inbox) = Inbox::new().context("no descriptors are left")?;
     let syncer =
         sync::Syncer::start(journal.sync_handle(), postbox.clone()).context("threads can't be started")?;
-    let drivers = Drivers::start(2, &postbox).context("threads can't be started")?;
+    let drivers = Drivers::start(4, &postbox).context("threads can't be started")?;
     let for_logs = postbox.clone();
     let log_folder = data_dir.join("logs");
     make_folder(&log_folder)?;
     make_folder(&data_dir.join("blobs"))?;
     make_folder(&data_dir.join("runs"))?;
+    let knows_agent = |id: &str| id.parse().is_ok_and(|id| core.state.agent(id).is_some());
+    let knows_run = |id: &str| id.parse().is_ok_and(|id| core.state.runs.contains_key(&id));
+    for n in unjournaled::put_aside(data_dir, wall_ms(), knows_agent, knows_run) {
+        say!("{n}");
+    }
     let logs = logs::LogKeeper::start(log_folder, move |e| for_logs.post(Message::Log(e)))
         .context("the log keeper can't be started")?;
     let checkpoints =
@@ -157,38 +177,51 @@ fn greet(link: &mut clove_sandbox::Link) -> anyhow::Result<String> {
             match event {
                 clove_sandbox::protocol::Event::Hello { backend, refused: None } => return Ok(backend),
                 clove_sandbox::protocol::Event::Hello { refused: Some(why), .. } => {
-                    let root = if rustix::process::geteuid().is_root() {
-                        ""
-                    } else {
-                        " (CloveOS needs root for now)"
-                    };
-                    anyhow::bail!("{why}{root}; clove doctor says what this host lacks");
+                    return Err(Refusal::new(without_numbers(&why), LACKS).into());
                 }
                 _ => {}
             }
         }
     }
-    anyhow::bail!(
-        "the launcher has left, or hasn't set itself up in time; clove doctor says what this host lacks"
-    )
+    let seconds = LAUNCHER_DEADLINE.as_secs();
+    let reason = if link.is_closed() {
+        "the launcher has ended while it set itself up".to_owned()
+    } else {
+        format!("the launcher hasn't set itself up in {seconds} s")
+    };
+    Err(Refusal::new(reason, LACKS).into())
 }
 
-fn lock(data_dir: &Path) -> anyhow::Result<OwnedFd> {
-    let path = data_dir.join("lock");
-    let fd =
-        rustix::fs::open(&path, OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC, Mode::from_raw_mode(0o600))
-            .with_context(|| format!("{} can't be opened", path.display()))?;
-    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {}
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            anyhow::bail!("locked: another kernel runs on {} (clove stop ends it)", data_dir.display())
+/// Takes the data directory's lock, or says who has it.
+fn lock(paths: &Paths) -> anyhow::Result<OwnedFd> {
+    let path = paths.lock();
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&path, flags, Mode::from_raw_mode(0o600))
+        .with_context(|| format!("{} can't be opened", path.display()))?;
+    let deadline = std::time::Instant::now() + LOCK_PATIENCE;
+    loop {
+        match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(fd),
+            // A client that looks for the kernel has it for an instant.
+            Err(rustix::io::Errno::WOULDBLOCK) if std::time::Instant::now() < deadline => {
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let who = paths.kernel_words().0.map_or(String::new(), |pid| format!(" (pid {pid})"));
+                let reason = format!("another kernel{who} runs on {}", paths.data_dir.display());
+                return Err(Refusal { locked: true, ..Refusal::new(reason, "clove stop ends it") }.into());
+            }
+            Err(e) => return Err(e).with_context(|| format!("{} can't be locked", path.display())),
         }
-        Err(e) => return Err(e).with_context(|| format!("{} can't be locked", path.display())),
     }
-    let mut file = std::fs::File::from(fd);
-    let _ = file.set_len(0);
-    let _ = writeln!(file, "{}", std::process::id());
-    Ok(file.into())
+}
+
+/// Writes into the lock's file who holds it, and where this kernel is found. On a full disk the old words may have to
+/// give way to none: then it is found by those who have the same surroundings.
+fn sign(lock: &OwnedFd, paths: &Paths) {
+    let words = paths.lock_words();
+    let written = rustix::io::pwrite(lock, &words, 0).is_ok_and(|n| n == words.len());
+    let _ = rustix::fs::ftruncate(lock, if written { words.len() as u64 } else { 0 });
 }
 
 /// Leaves session, folder and the caller's descriptors behind; its own words go to `kernel.log`.
@@ -211,18 +244,6 @@ fn go_background(paths: &Paths) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Thousands of agents need a handful of descriptors each.
-fn raise_nofile() {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let have = getrlimit(Resource::Nofile);
-    let most = have.maximum.unwrap_or(1 << 20).min(1 << 20);
-    let higher = Rlimit { current: Some((1u64 << 20).max(most)), maximum: Some((1u64 << 20).max(most)) };
-    // Root may raise the hard limit too.
-    if setrlimit(Resource::Nofile, higher).is_err() {
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: have.maximum });
-    }
-}
-
 fn make_folder(path: &Path) -> anyhow::Result<()> {
     use std::os::unix::fs::DirBuilderExt as _;
     std::fs::DirBuilder::new()
@@ -233,7 +254,7 @@ fn make_folder(path: &Path) -> anyhow::Result<()> {
 }
 
 /// The front door. The lock says that whoever left this socket behind is dead.
-fn listen(path: &Path) -> anyhow::Result<OwnedFd> {
+pub fn listen(path: &Path) -> anyhow::Result<OwnedFd> {
     let _ = std::fs::remove_file(path);
     let socket = rustix::net::socket_with(
         AddressFamily::UNIX,

@@ -1,11 +1,12 @@
 //! The shell's books about cells: what the launcher has made, and which agent lives in it.
 
+use super::foreign::Foreign;
 use super::sdk::{LIBRARY_INSIDE, PYTHON_INSIDE, Sdk};
 use clove_abi::ids::{AgentId, ConnId};
 use clove_abi::run::{Mount, RunKind, TemplateSpec};
 use clove_kernel::effect::ReplyTo;
 use clove_kernel::state::{Agent, Run, State};
-use clove_sandbox::protocol::{CellPolicy, Profile, Token};
+use clove_sandbox::protocol::{CellPolicy, Token};
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
@@ -43,7 +44,8 @@ pub struct Cell {
     pub uid: u32,
     pub missing_walls: Vec<String>,
     pub missing_limits: Vec<String>,
-    pub listener: Option<OwnedFd>,
+    /// Its own listening socket: those who knock there are it.
+    pub listener: Option<Foreign>,
     /// Its scratch folder (tmpfs).
     pub scratch: Option<OwnedFd>,
     /// Read ends that no log has taken yet.
@@ -63,6 +65,8 @@ pub struct Cell {
     pub blob_bytes: u64,
     /// A checkpoint is being put back before it starts.
     pub held: bool,
+    /// A result of it is on its way to the core.
+    pub handing_in: bool,
 }
 
 impl Cell {
@@ -88,6 +92,7 @@ impl Cell {
             blobs: std::collections::HashSet::new(),
             blob_bytes: 0,
             held: false,
+            handing_in: false,
         }
     }
 }
@@ -204,7 +209,7 @@ pub fn cold_policy(state: &State, agent: &Agent, owner: Owner) -> CellPolicy {
         mounts: agent.mounts.clone(),
         env,
         cwd: agent.cwd.clone().unwrap_or_else(|| "/work".to_owned()),
-        profile: if agent.strict { Profile::Strict } else { Profile::Default },
+        profile: agent.profile,
         tty: agent.tty,
         files,
         operator_uid: owner.uid,
@@ -265,7 +270,7 @@ pub fn template_policy(state: &State, run: &Run, spec: &TemplateSpec, sdk: &Sdk,
         env,
         // As its agents: `setup()` finds what `run()` finds.
         cwd: run.spec.cwd.clone().unwrap_or_else(|| "/work".to_owned()),
-        profile: Profile::Default,
+        profile: run.spec.profile,
         tty: None,
         files: vec![(TEMPLATE_SPEC_INSIDE.to_owned(), body)],
         operator_uid: owner.uid,
@@ -288,7 +293,7 @@ pub fn embryo_policy(
         mounts: sdk_mounts(&run.spec.mounts, sdk),
         env: warm_env(state, run),
         cwd: "/work".to_owned(),
-        profile: Profile::Default,
+        profile: run.spec.profile,
         tty: None,
         files: Vec::new(),
         operator_uid: owner.uid,

@@ -350,7 +350,7 @@ impl Watcher {
             match epoll::wait(&self.poll, rustix::buffer::spare_capacity(&mut events), timeout.as_ref()) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(e) => {
-                    eprintln!("clove: checkpoints aren't watched any more: {e}");
+                    say!("checkpoints aren't watched any more: {e}");
                     return;
                 }
             }
@@ -449,10 +449,7 @@ impl Watcher {
             Outcome::Nothing => {}
             Outcome::NotKept(why) => {
                 if !std::mem::replace(&mut watched.told, true) {
-                    eprintln!(
-                        "clove: the checkpoint can't be kept in {}: {why}",
-                        watched.shared.dest.display()
-                    );
+                    say!("the checkpoint can't be kept in {}: {why}", watched.shared.dest.display());
                 }
             }
             Outcome::Unfinished => {
@@ -564,7 +561,7 @@ impl Watcher {
             }
             Err(Errno::NOENT) => {}
             Err(e) => {
-                eprintln!("clove: the checkpoint folder for {} can't be watched: {e}", shared.dest.display())
+                say!("the checkpoint folder for {} can't be watched: {e}", shared.dest.display())
             }
         }
     }
@@ -594,8 +591,8 @@ impl Watcher {
             }
             Err(e) => {
                 if !std::mem::replace(&mut self.out_of_watches, true) {
-                    eprintln!(
-                        "clove: a checkpoint folder can't be watched: {e} (fs.inotify.max_user_watches may be too low); \
+                    say!(
+                        "a checkpoint folder can't be watched: {e} (fs.inotify.max_user_watches may be too low); \
                          checkpoints are then kept only when an agent ends"
                     );
                 }

@@ -744,7 +744,7 @@ impl Keeper {
                 Ok(_) => {}
                 Err(Errno::INTR) => continue,
                 Err(e) => {
-                    eprintln!("clove: the log keeper can't wait for output any more: {e}");
+                    say!("the log keeper can't wait for output any more: {e}");
                     return;
                 }
             }
@@ -805,7 +805,7 @@ impl Keeper {
         let log = match Log::open(&self.dir, &agent, true) {
             Ok(log) => Some(log),
             Err(e) => {
-                eprintln!("clove: what {agent} prints can't be kept in {}: {e}", self.dir.display());
+                say!("what {agent} prints can't be kept in {}: {e}", self.dir.display());
                 None
             }
         };
@@ -827,7 +827,7 @@ impl Keeper {
             let nonblocking = rustix::fs::fcntl_getfl(&fd)
                 .and_then(|flags| rustix::fs::fcntl_setfl(&fd, flags | OFlags::NONBLOCK));
             if let Err(e) = nonblocking {
-                eprintln!("clove: what {agent} prints can't be read: {e}");
+                say!("what {agent} prints can't be read: {e}");
                 continue;
             }
             self.sources.insert(number, (agent.clone(), kind));
@@ -858,10 +858,7 @@ impl Keeper {
         if let Some(e) = failed
             && !std::mem::replace(&mut self.disk_failed, true)
         {
-            eprintln!(
-                "clove: output of agents can't be kept in {}: {e}; it is counted as dropped",
-                self.dir.display()
-            );
+            say!("output of agents can't be kept in {}: {e}; it is counted as dropped", self.dir.display());
         }
         took
     }
@@ -907,7 +904,7 @@ impl Keeper {
         }
         let data = epoll::EventData::new_u64(source.number);
         if let Err(e) = epoll::add(&self.poll, &source.fd, data, epoll::EventFlags::IN) {
-            eprintln!("clove: what an agent prints can't be read: {e}");
+            say!("what an agent prints can't be read: {e}");
             self.sources.remove(&source.number);
             *live.source(kind) = None;
         }
@@ -1076,7 +1073,7 @@ impl Keeper {
         let Some(path) = log_path(&self.dir, agent) else { return };
         match std::fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                eprintln!("clove: the log {} can't be removed: {e}", path.display());
+                say!("the log {} can't be removed: {e}", path.display());
             }
             _ => {}
         }

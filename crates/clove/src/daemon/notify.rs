@@ -27,6 +27,6 @@ pub fn run(command: &str, info: &RunInfo, state: &str) {
                 .stack_size(128 << 10)
                 .spawn(move || c.wait());
         }
-        Err(e) => eprintln!("clove: the notify command can't be run: {e}"),
+        Err(e) => say!("the notify command can't be run: {e}"),
     }
 }

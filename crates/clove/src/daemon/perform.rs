@@ -1,8 +1,10 @@
 //! Carries out the core's effects.
 
+use super::allowance::Hold;
 use super::blobs;
-use super::connection::Who;
+use super::connection::{Bytes, Who};
 use super::harvest;
+use super::intake::blob_cost;
 use super::shell::Shell;
 use clove_abi::calls::*;
 use clove_abi::error::{ErrorCode, SysError};
@@ -11,15 +13,15 @@ use clove_abi::run::RunState;
 use clove_kernel::core::json;
 use clove_kernel::effect::{LogStream, ReplyTo};
 use clove_kernel::{Effect, view};
-use clove_sandbox::protocol::Token;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 impl Shell {
     /// Carries out one effect. Its record has been written.
     pub fn perform(&mut self, e: Effect) {
         match e {
-            Effect::Reply { to, body, durable: false } => self.reply(to, &body, &[]),
-            Effect::Reply { to, body, durable: true } => self.reply_durable(to, &body, &[]),
+            Effect::Reply { to, body, durable: false } => self.reply(to, &body),
+            Effect::Reply { to, body, durable: true } => self.reply_durable(to, &body),
             Effect::Fail { to, error } => self.fail(to, &error),
             Effect::Start { agent } => self.start_agent(agent),
             Effect::Assign { agent } => self.assign_worker(agent),
@@ -47,23 +49,17 @@ impl Shell {
                 });
             }
             Effect::WriteStdin { to, agent, tail_key, eof } => {
-                let bytes = self.tails.remove(&tail_key).unwrap_or_default();
+                let bytes = self.opaque.remove(tail_key).map(Arc::unwrap_or_clone).unwrap_or_default();
                 self.write_stdin(to, agent, bytes, eof);
             }
             Effect::Resize { to, agent, rows, columns } => self.resize(to, agent, rows, columns),
             Effect::BlobPut { to, tail_key } => {
-                if let Some((source, token)) = self.incoming.remove(&tail_key) {
-                    self.store_blob(to, source, token);
+                if let Some(incoming) = self.incoming.remove(&tail_key) {
+                    self.store_blob(to, incoming);
                 }
             }
             Effect::BlobGet { to, digest, offset, max } => self.blob_get(to, digest, offset, max),
-            Effect::BlobStat { to, digest } => {
-                let path = blobs::path_of(&self.blob_folder(), &digest);
-                match std::fs::metadata(path) {
-                    Ok(m) => self.reply(to, &json(&BlobStatReply { bytes: m.len() }), &[]),
-                    Err(_) => self.fail(to, &no_blob(&digest)),
-                }
-            }
+            Effect::BlobStat { to, digest } => self.blob_stat(to, digest),
             Effect::KernelHello { to, agent } => {
                 let idle = self.core.state.live().next().is_none()
                     && self.connections.len() <= 1
@@ -76,7 +72,7 @@ impl Shell {
                     agent,
                     idle,
                 };
-                self.reply(to, &json(&body), &[]);
+                self.reply(to, &json(&body));
             }
             Effect::KernelInfo { to, state_hash } => self.kernel_info(to, state_hash),
             Effect::Templates { to } => self.list_templates(to),
@@ -85,7 +81,7 @@ impl Shell {
                 if let Some(t) = task {
                     folder.push(t.to_string());
                 }
-                self.reply(to, &json(&RunArtifactsReply { folder: folder.display().to_string() }), &[]);
+                self.reply(to, &json(&RunArtifactsReply { folder: folder.display().to_string() }));
             }
             Effect::Show { to, run } => self.show(to, run),
             Effect::Collect { to, run, body, tasks } => self.collect(to, run, &body, &tasks),
@@ -94,7 +90,7 @@ impl Shell {
                 for t in tasks {
                     if let Some(keys) = self.payload_keys.remove(&(run, t)) {
                         for k in keys {
-                            self.tails.remove(&k);
+                            self.opaque.remove(k);
                         }
                     }
                 }
@@ -152,7 +148,7 @@ impl Shell {
             calls: self.calls,
             state_hash: state_hash.then(|| s.hash()),
         };
-        self.reply(to, &json(&body), &[]);
+        self.reply(to, &json(&body));
     }
 
     fn show(&mut self, to: ReplyTo, run: RunId) {
@@ -164,36 +160,43 @@ impl Shell {
                 body.disk_bytes = harvest::folder_bytes(&folder);
                 json(&body)
             },
-            move |shell, body| shell.reply_durable(to, &body, &[]),
+            move |shell, body| shell.reply_durable(to, &body),
         );
     }
 
     fn collect(&mut self, to: ReplyTo, run: RunId, body: &[u8], tasks: &[TaskIndex]) {
         let mut tail = Vec::new();
-        if let Some(r) = self.core.state.runs.get(&run) {
-            for t in tasks.iter().filter_map(|i| r.tasks.get(i)) {
-                if let Some(bytes) = self.tails.get(&t.opaque.key) {
-                    tail.extend_from_slice(bytes);
-                }
-            }
+        if self.connections.get(&to.conn).is_some_and(|c| c.account.is_full()) {
+            let text = "more than can be kept of what this process was answered is unread";
+            return self
+                .fail(to, &SysError::new(ErrorCode::Full, text).hint("read the answers, then ask again"));
         }
-        self.reply(to, body, &tail);
+        if let Some(r) = self.core.state.runs.get(&run) {
+            let keys = tasks.iter().filter_map(|i| r.tasks.get(i)).map(|t| t.opaque.key);
+            tail.extend(keys.filter_map(|k| self.opaque.get(k)).map(|b| Bytes::Shared(b.clone())));
+        }
+        self.reply_with(to, body, tail);
     }
 
     /// Stores a blob on a driver.
-    fn store_blob(&mut self, to: ReplyTo, source: blobs::Source, token: Option<Token>) {
+    fn store_blob(&mut self, to: ReplyTo, incoming: blobs::Incoming) {
         let dir = self.blob_folder();
+        let blobs::Incoming { source, token, hold } = incoming;
         if let Some(cell) = token.and_then(|t| self.cells.get_mut(&t)) {
-            cell.blob_bytes += source.bytes();
+            cell.blob_bytes += blob_cost(source.bytes());
         }
         self.drivers.run(
-            move || blobs::put(&dir, source),
+            move || {
+                let stored = blobs::put(&dir, source);
+                drop(hold);
+                stored
+            },
             move |shell, stored| match stored {
                 Ok((digest, bytes)) => {
                     if let Some(cell) = token.and_then(|t| shell.cells.get_mut(&t)) {
                         cell.blobs.insert(digest.clone());
                     }
-                    shell.reply(to, &json(&BlobPutReply { digest, bytes }), &[]);
+                    shell.reply(to, &json(&BlobPutReply { digest, bytes }));
                 }
                 Err(e) => shell
                     .fail(to, &SysError::new(ErrorCode::BlobStore, format!("the blob can't be stored: {e}"))),
@@ -201,18 +204,44 @@ impl Shell {
         );
     }
 
+    /// What a call for a driver holds until it is done; nothing when nobody waits for it any more.
+    fn held_by(&mut self, to: ReplyTo) -> Option<Hold> {
+        self.connections.get_mut(&to.conn).map(|c| c.claim(to.correlation).unwrap_or_default())
+    }
+
+    fn blob_stat(&mut self, to: ReplyTo, digest: String) {
+        let (Some(hold), dir) = (self.held_by(to), self.blob_folder()) else { return };
+        self.drivers.run(
+            move || {
+                let found = blobs::stat(&dir, &digest);
+                drop(hold);
+                (digest, found)
+            },
+            move |shell, (digest, found)| match found {
+                Ok(Some(bytes)) => shell.reply(to, &json(&BlobStatReply { bytes })),
+                Ok(None) => shell.fail(to, &no_blob(&digest)),
+                Err(e) => shell.fail(to, &unreadable(&e)),
+            },
+        );
+    }
+
     fn blob_get(&mut self, to: ReplyTo, digest: String, offset: u64, max: u64) {
-        let dir = self.blob_folder();
+        let (Some(hold), dir) = (self.held_by(to), self.blob_folder()) else { return };
         self.drivers.run(
             move || {
                 let got = blobs::get(&dir, &digest, offset, max);
-                (digest, got)
+                (digest, got, hold)
             },
-            move |shell, (digest, got)| match got {
-                Ok(Some((bytes, whole))) => shell.reply(to, &json(&BlobGetReply { bytes: whole }), &bytes),
-                Ok(None) => shell.fail(to, &no_blob(&digest)),
-                Err(e) => shell
-                    .fail(to, &SysError::new(ErrorCode::BlobStore, format!("the blob can't be read: {e}"))),
+            move |shell, (digest, got, hold)| {
+                match got {
+                    Ok(Some((bytes, whole))) => {
+                        shell.reply_with(to, &json(&BlobGetReply { bytes: whole }), vec![Bytes::Own(bytes)]);
+                    }
+                    Ok(None) => shell.fail(to, &no_blob(&digest)),
+                    Err(e) => shell.fail(to, &unreadable(&e)),
+                }
+                // From here on its connection accounts for what is unsent.
+                drop(hold);
             },
         );
     }
@@ -225,7 +254,10 @@ impl Shell {
             // Results stay until the owner is gone or has closed; inputs aren't needed any more.
             let inputs: Vec<u64> = r.tasks.values().map(|t| t.payload.key).collect();
             for k in inputs {
-                self.tails.remove(&k);
+                self.opaque.remove(k);
+            }
+            if r.spec.attached && !self.sessions.contains_key(&run) {
+                self.forget_opaque(run);
             }
         }
         let Some(r) = self.core.state.runs.get(&run) else { return };
@@ -233,9 +265,15 @@ impl Shell {
             let info = view::run(&self.core.state, r);
             let word = serde_json::to_value(info.state).ok();
             let word = word.as_ref().and_then(|v| v.as_str()).unwrap_or("ended");
-            super::notify::run(&command, &info, word);
+            // It tells somebody: what it says must stay so.
+            let word = word.to_owned();
+            self.syncer.once_durable(move |_| super::notify::run(&command, &info, &word));
         }
     }
+}
+
+fn unreadable(e: &std::io::Error) -> SysError {
+    SysError::new(ErrorCode::BlobStore, format!("the blob can't be read: {e}"))
 }
 
 fn no_blob(digest: &str) -> SysError {

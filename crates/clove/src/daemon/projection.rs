@@ -114,7 +114,7 @@ impl Projection {
                     };
                     keeper.run(&inbox);
                 }
-                Err(e) => eprintln!("clove: {e}; the kernel goes on without it"),
+                Err(e) => say!("{e}; the kernel goes on without it"),
             }
             drop(ending);
         })?;
@@ -474,7 +474,7 @@ fn open(path: &Path, journal_dir: &Path, head: u64) -> Result<Store, String> {
     let (mut store, _) = Store::open(path).map_err(|e| e.to_string())?;
     store.follow(&name, head).map_err(|e| e.to_string())?;
     if let Some(why) = store.dropped() {
-        eprintln!("clove: {why}; it is built again from the journal");
+        say!("{why}; it is built again from the journal");
     }
     Ok(store)
 }
@@ -620,10 +620,10 @@ impl Keeper {
         };
         if !self.complained || !goes_on {
             self.complained = true;
-            eprintln!("clove: {text}");
+            say!("{text}");
         }
         if rebuild && let Err(e) = self.store.rebuild() {
-            eprintln!("clove: {e}; the kernel goes on without it");
+            say!("{e}; the kernel goes on without it");
             return false;
         }
         self.retry_at = Some(Instant::now() + PAUSE);
@@ -647,7 +647,7 @@ impl Keeper {
                     match self.store.apply(seq, of) {
                         Ok(_) => {}
                         Err(e) if e.kind == StoreErrorKind::Unstorable => {
-                            eprintln!("clove: record {seq} isn't in state.db: {e}");
+                            say!("record {seq} isn't in state.db: {e}");
                             self.store.apply(seq, &[])?;
                         }
                         Err(e) => return Err(e.into()),
@@ -659,7 +659,7 @@ impl Keeper {
         };
         if orphans > 0 && !self.built_again {
             self.built_again = true;
-            eprintln!("clove: {orphans} rows fitted nothing in state.db; it is built again from the journal");
+            say!("{orphans} rows fitted nothing in state.db; it is built again from the journal");
             self.store.rebuild()?;
             return Err(Trouble::Emptied);
         }

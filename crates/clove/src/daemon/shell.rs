@@ -1,59 +1,58 @@
 //! The loop: reads sockets, runs the core, writes the journal, then lets replies and effects out.
 //!
-//! One turn: wait; read everybody a bounded amount and hand each call to the core; write the batch of records with
-//! one write(2); carry out the effects; flush the sockets. So no reply and no effect leaves before its record is
+//! One round: wait; let callers have their turns for a moment and hand each call to the core; write the batch of records
+//! with one write(2); carry out the effects; flush the sockets. So no reply and no effect leaves before its record is
 //! written, and a call costs no thread hop.
 
+use super::allowance::Allowance;
 use super::cells::{Cell, Owner};
 use super::checkpoints::CheckpointKeeper;
-use super::connection::{Connection, Frame, Step, Who};
+use super::connection::{Bytes, Connection, Who};
 use super::drivers::{Drivers, Inbox, Message};
+use super::home_watch::HomeWatch;
 use super::logs::LogKeeper;
-use super::peer;
+use super::opaque::Opaque;
 use super::projection::Projection;
+use super::refusal::without_numbers;
 use super::sdk::{NotFound, Sdk};
+use super::sockets::{DOOR, RELIEF_MS, Todo};
 use super::sync::Syncer;
 use super::templates::Template;
+use super::turns::Turns;
 use super::{blobs, book};
 use clove_abi::error::{ErrorCode, SysError};
 use clove_abi::frame;
 use clove_abi::ids::{AgentId, ConnId, RunId, TaskIndex};
 use clove_abi::run::RunState;
-use clove_abi::table::{Audit, Call, Sysno};
+use clove_abi::table::Audit;
 use clove_journal::Journal;
 use clove_kernel::effect::ReplyTo;
-use clove_kernel::{Core, Effect, Event, Input, Peer, Tail};
+use clove_kernel::{Core, Effect, Event, Input};
 use clove_sandbox::Link;
 use clove_sandbox::protocol::Token;
 use rustix::event::epoll;
 use rustix::io::Errno;
-use rustix::net::SocketFlags;
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Frames taken from one connection in a turn.
-const FRAMES_PER_TURN: usize = 64;
 /// Bytes of journal after which a checkpoint is written.
 const CHECKPOINT_BYTES: u64 = 32 << 20;
 /// After a start that had this much to apply, and before leaving, one is written too.
 const SMALL_CHECKPOINT_BYTES: u64 = 256 << 10;
 /// A sweep of which no task has begun or ended for this long has stalled.
 const STALL_MS: u64 = 15 * 60_000;
-/// Connections at the front door.
-const MAX_CONNECTIONS: usize = 20_000;
-/// Connections of one agent's programs.
-const MAX_AGENT_CONNECTIONS: u32 = 64;
 
 /// What an epoll event is about; 3 bits of the event's data, the rest is a number.
-const KIND_FRONT_DOOR: u64 = 0;
+pub const KIND_FRONT_DOOR: u64 = 0;
 const KIND_INBOX: u64 = 1;
 const KIND_LAUNCHER: u64 = 2;
-const KIND_CONNECTION: u64 = 3;
-const KIND_AGENT_DOOR: u64 = 4;
-const KIND_STDIN: u64 = 5;
+pub const KIND_CONNECTION: u64 = 3;
+pub const KIND_AGENT_DOOR: u64 = 4;
+pub const KIND_STDIN: u64 = 5;
 const KIND_SIGNAL: u64 = 6;
+const KIND_HOME: u64 = 7;
 
 /// What the process is made of, handed over by `serve`.
 pub struct Parts {
@@ -89,7 +88,7 @@ struct Parked {
 pub struct Shell {
     pub core: Core,
     pub journal: Journal,
-    syncer: Syncer,
+    pub syncer: Syncer,
     pub durable_seq: u64,
     inbox: Inbox,
     pub drivers: Drivers,
@@ -98,9 +97,10 @@ pub struct Shell {
     pub projection: Projection,
     pub link: Link,
     pub launcher_pid: u32,
-    front_door: OwnedFd,
+    pub front_door: OwnedFd,
+    pub home: HomeWatch,
     signals: OwnedFd,
-    epoll: OwnedFd,
+    pub epoll: OwnedFd,
     pub data_dir: PathBuf,
     pub socket: PathBuf,
     pub sdk: Result<Sdk, NotFound>,
@@ -110,30 +110,43 @@ pub struct Shell {
     pub started_wall_ms: u64,
     clock: Instant,
     pub connections: HashMap<ConnId, Connection>,
-    next_conn: u64,
+    pub next_conn: u64,
     pub cells: HashMap<Token, Cell>,
     pub by_agent: HashMap<AgentId, Token>,
     pub next_token: Token,
     pub templates: HashMap<Token, Template>,
     /// Raw bytes behind calls and results, by key.
-    pub tails: HashMap<u64, Vec<u8>>,
-    next_tail: u64,
+    pub opaque: Opaque,
     pub tickets: HashMap<u64, ReplyTo>,
     pub next_ticket: u64,
     /// Which keys belong to a task, so that they can be dropped with it.
     pub payload_keys: HashMap<(RunId, TaskIndex), Vec<u64>>,
     /// Bytes on their way into the blob store, by key, with the cell of the agent that sent them.
-    pub incoming: HashMap<u64, (blobs::Source, Option<Token>)>,
+    pub incoming: HashMap<u64, blobs::Incoming>,
+    /// Executor sessions: whose they are, and to what version their results were taken in.
+    pub sessions: HashMap<RunId, (ConnId, u64)>,
     /// For runs with a `notify` command: their version, and since when it hasn't changed.
     progress: HashMap<RunId, (u64, u64)>,
     /// Ends that wait for the last of their output.
     pub ending: HashMap<String, Event>,
     /// Events for the core that arose inside the shell.
     events: VecDeque<Event>,
-    effects: VecDeque<Effect>,
+    pub effects: VecDeque<Effect>,
     parked: VecDeque<Parked>,
-    dirty: Vec<ConnId>,
-    again: Vec<ConnId>,
+    /// Connections with replies that were queued in this round.
+    pub dirty: Vec<ConnId>,
+    /// Who has something for the loop.
+    pub turns: Turns<Todo>,
+    /// A call was taken whose answer may be large: it leaves before the next one is taken.
+    pub round_is_over: bool,
+    /// What is read goes through here.
+    pub buffer: Vec<u8>,
+    pub allowance: Allowance,
+    /// Connections that wait for something that their own party has.
+    pub stalled: Vec<ConnId>,
+    /// Those that wait for memory that all share, in order.
+    pub line: VecDeque<ConnId>,
+    pub relief_due_ms: u64,
     link_watched_out: bool,
     checkpointing: bool,
     /// Bytes of journal at which the next checkpoint is due.
@@ -141,12 +154,29 @@ pub struct Shell {
     pub calls: u64,
     idle_since_ms: u64,
     idle_timeout_ms: Option<u64>,
-    stopping: Option<u64>,
+    pub stopping: Option<u64>,
     /// The journal can't be written any more: nothing new is begun.
     pub broken: Option<String>,
+    /// Those who wait know.
+    told_broken: bool,
     launcher_gone: bool,
     /// There may be blobs that nobody refers to any more.
     blobs_stale: bool,
+}
+
+/// A reply's header and body. One that no frame can carry is an error of its own: a frame beyond the bounds would end
+/// the caller's connection.
+fn answer(to: ReplyTo, body: &[u8], tail_len: usize) -> Result<Vec<u8>, SysError> {
+    if body.len() > frame::MAX_BODY || tail_len > frame::MAX_TAIL {
+        let text = format!(
+            "the answer has {} and {tail_len} bytes, a frame carries {} and {}",
+            body.len(),
+            frame::MAX_BODY,
+            frame::MAX_TAIL
+        );
+        return Err(SysError::new(ErrorCode::BadArgument, text).hint("ask for less at a time"));
+    }
+    Ok(frame::encode_head(0, frame::FLAG_REPLY, to.correlation, body, tail_len))
 }
 
 /// Milliseconds since the Unix epoch.
@@ -161,10 +191,14 @@ impl Shell {
         let watch = |fd: std::os::fd::BorrowedFd<'_>, kind: u64| {
             epoll::add(&epoll, fd, epoll::EventData::new_u64(kind), epoll::EventFlags::IN)
         };
-        watch(p.front_door.as_fd(), KIND_FRONT_DOOR)?;
+        epoll::add(&epoll, &p.front_door, epoll::EventData::new_u64(KIND_FRONT_DOOR), DOOR)?;
         watch(p.inbox.as_fd(), KIND_INBOX)?;
         watch(p.link.as_fd(), KIND_LAUNCHER)?;
         watch(p.signals.as_fd(), KIND_SIGNAL)?;
+        let home = HomeWatch::new(&p.data_dir, &p.socket);
+        if let Some(fd) = home.fd() {
+            watch(fd, KIND_HOME)?;
+        }
         let durable_seq = p.journal.durable_head().seq;
         // Tail keys must not meet those that a recovered state still names.
         let next_tail = p.journal.head().seq.saturating_mul(1 << 20).max(1);
@@ -181,6 +215,7 @@ impl Shell {
             link: p.link,
             launcher_pid: p.launcher_pid,
             front_door: p.front_door,
+            home,
             signals: p.signals,
             epoll,
             data_dir: p.data_dir,
@@ -197,19 +232,25 @@ impl Shell {
             by_agent: HashMap::new(),
             next_token: 1,
             templates: HashMap::new(),
-            tails: HashMap::new(),
-            next_tail,
+            opaque: Opaque::new(next_tail),
             tickets: HashMap::new(),
             next_ticket: 1,
             payload_keys: HashMap::new(),
             incoming: HashMap::new(),
+            sessions: HashMap::new(),
             progress: HashMap::new(),
             ending: HashMap::new(),
             events: VecDeque::new(),
             effects: VecDeque::new(),
             parked: VecDeque::new(),
             dirty: Vec::new(),
-            again: Vec::new(),
+            turns: Turns::new(),
+            round_is_over: false,
+            buffer: Vec::new(),
+            allowance: Allowance::default(),
+            stalled: Vec::new(),
+            line: VecDeque::new(),
+            relief_due_ms: 0,
             link_watched_out: false,
             checkpointing: false,
             checkpoint_at_bytes: SMALL_CHECKPOINT_BYTES,
@@ -218,6 +259,7 @@ impl Shell {
             idle_timeout_ms: p.idle_timeout_ms,
             stopping: None,
             broken: None,
+            told_broken: false,
             launcher_gone: false,
             blobs_stale: true,
         })
@@ -233,17 +275,6 @@ impl Shell {
         self.events.push_back(event);
     }
 
-    /// Keeps raw bytes; 0 for none.
-    pub fn keep_tail(&mut self, bytes: Vec<u8>) -> u64 {
-        if bytes.is_empty() {
-            return 0;
-        }
-        let key = self.next_tail;
-        self.next_tail += 1;
-        self.tails.insert(key, bytes);
-        key
-    }
-
     /// Runs until told to leave; returns the process's exit code.
     pub fn run(&mut self) -> std::io::Result<i32> {
         let mut buffer = Vec::with_capacity(256);
@@ -252,6 +283,7 @@ impl Shell {
             if self.may_leave() {
                 return Ok(i32::from(self.broken.is_some()));
             }
+            self.retry_stalled();
             let timeout = self.timeout_ms();
             buffer.clear();
             let spec = rustix::event::Timespec {
@@ -265,18 +297,18 @@ impl Shell {
             for e in &buffer {
                 self.on_ready(e.data.u64(), e.flags);
             }
-            for id in std::mem::take(&mut self.again) {
-                self.take_frames(id);
-            }
+            self.take_turns();
             let now = self.mono_ms();
+            self.relieve(now);
             if self.core.next_deadline().is_some_and(|d| d <= now) {
                 self.raise(Event::Timer);
             }
             self.check_templates(now);
             self.check_stalls(now);
+            self.check_home(now);
             self.settle();
             if self.launcher_gone && self.stopping.is_none() {
-                eprintln!("clove: the launcher has ended unexpectedly; the kernel leaves");
+                say!("the launcher has ended unexpectedly; the kernel leaves");
                 return Ok(1);
             }
         }
@@ -304,7 +336,7 @@ impl Shell {
     }
 
     fn timeout_ms(&self) -> u64 {
-        if !self.again.is_empty() {
+        if !self.turns.is_empty() {
             return 0;
         }
         let now = self.mono_ms();
@@ -318,6 +350,9 @@ impl Shell {
         if let Some(d) = self.stopping {
             wait = wait.min(d.saturating_sub(now)).min(50);
         }
+        if !self.line.is_empty() {
+            wait = wait.min(RELIEF_MS);
+        }
         if let Some(t) = self.idle_timeout_ms {
             wait = wait.min((self.idle_since_ms + t).saturating_sub(now).max(10));
         }
@@ -327,8 +362,12 @@ impl Shell {
     fn may_leave(&mut self) -> bool {
         let now = self.mono_ms();
         if let Some(deadline) = self.stopping {
+            self.tell_waiters();
             let flushed = self.connections.values().all(Connection::is_flushed);
-            let quiet = self.cells.is_empty() && self.parked.is_empty() && flushed && !self.checkpointing;
+            let waiting = !self.parked.is_empty() || self.syncer.has_later() || self.checkpointing;
+            // What waits for a journal that has failed waits for ever.
+            let waiting = waiting && self.broken.is_none();
+            let quiet = self.cells.is_empty() && !waiting && flushed;
             return self.launcher_gone || quiet || now >= deadline;
         }
         let busy = !self.connections.is_empty()
@@ -348,6 +387,22 @@ impl Shell {
         false
     }
 
+    /// Calls that wait (for a sweep's end, say) have no other answer any more than why the kernel leaves. It goes under
+    /// correlation 0, which is about the whole connection, and after the answers to single calls.
+    fn tell_waiters(&mut self) {
+        if self.broken.is_none() || std::mem::replace(&mut self.told_broken, true) {
+            return;
+        }
+        let error = self.broken_error();
+        let waiting = |c: &Connection| c.unanswered > 0 && matches!(c.who, Who::Operator { .. });
+        let waiters: Vec<ConnId> =
+            self.connections.iter().filter(|(_, c)| waiting(c)).map(|(id, _)| *id).collect();
+        for conn in waiters {
+            self.fail(ReplyTo { conn, correlation: 0 }, &error);
+        }
+        self.flush_dirty();
+    }
+
     /// Begins to leave: everything is killed, what was journaled reaches the disk.
     pub fn stop(&mut self) {
         if self.stopping.is_none() {
@@ -361,31 +416,24 @@ impl Shell {
     fn on_ready(&mut self, data: u64, flags: epoll::EventFlags) {
         let number = data >> 3;
         match data & 7 {
-            KIND_FRONT_DOOR => self.accept_operators(),
+            KIND_FRONT_DOOR => self.on_door(Todo::FrontDoor),
             KIND_INBOX => {
                 for m in self.inbox.take() {
                     self.on_message(m);
                 }
             }
             KIND_LAUNCHER => self.on_launcher(flags),
-            KIND_CONNECTION => {
-                let id = ConnId(number);
-                if flags.contains(epoll::EventFlags::OUT) {
-                    self.flush(id);
-                }
-                if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
-                    self.read(id);
-                }
-            }
-            KIND_AGENT_DOOR => self.accept_agent(number),
+            KIND_CONNECTION => self.on_socket(ConnId(number), flags),
+            KIND_AGENT_DOOR => self.on_door(Todo::AgentDoor(number)),
             KIND_STDIN => self.feed_stdin(number),
+            KIND_HOME => self.on_home(),
             _ => {
-                eprintln!("clove: a signal asks the kernel to leave");
+                say!("a signal asks the kernel to leave");
                 let mut info = [0u8; 128];
                 let _ = rustix::io::read(&self.signals, &mut info);
                 let live: Vec<AgentId> = self.core.state.live().map(|a| a.id).collect();
                 if !live.is_empty() {
-                    eprintln!("clove: {} agents are ended", live.len());
+                    say!("{} agents are ended", live.len());
                 }
                 self.stop();
             }
@@ -400,8 +448,11 @@ impl Shell {
                 self.projection.synced(self.durable_seq);
                 while self.parked.front().is_some_and(|p| p.seq <= self.durable_seq) {
                     if let Some(p) = self.parked.pop_front() {
-                        self.send_bytes(p.to, p.bytes);
+                        self.send_bytes(p.to, [Bytes::Own(p.bytes)]);
                     }
+                }
+                while let Some(act) = self.syncer.due(self.durable_seq) {
+                    act(self);
                 }
             }
             Message::SyncFailed(why) => self.break_down(&why),
@@ -410,14 +461,21 @@ impl Shell {
         }
     }
 
-    /// The journal failed: nothing that waits for it is acknowledged, nothing new is begun.
-    fn break_down(&mut self, why: &str) {
+    /// The journal failed: nothing that waits for it is acknowledged, nothing new is begun, and what the agents do can't
+    /// be noted any more. So the kernel leaves: one that starts anew says whether the journal can be written again, and
+    /// goes on from what is in it.
+    pub fn break_down(&mut self, why: &str) {
         if self.broken.is_some() {
             return;
         }
-        eprintln!("clove: the journal can't be written: {why}");
-        self.broken = Some(why.to_owned());
+        // The advice behind it is for whoever opens a journal; the system's number says nothing more.
+        let why = without_numbers(why.split("; ").next().unwrap_or(why));
+        let why = why.strip_prefix("the batch was not written: ").unwrap_or(&why).to_owned();
+        say!("the journal can't be written, so the kernel leaves: {why}");
+        self.broken = Some(why);
         self.effects.clear();
+        self.syncer.give_up();
+        self.stop();
         let error = self.broken_error();
         for p in std::mem::take(&mut self.parked) {
             self.fail(p.to, &error);
@@ -426,15 +484,17 @@ impl Shell {
 
     fn broken_error(&self) -> SysError {
         let why = self.broken.clone().unwrap_or_default();
-        SysError::new(ErrorCode::Journal, format!("the journal can't be written: {why}")).hint(
-            "free space on the data directory's disk, then `clove stop --force` and run the command again",
-        )
+        let dir = self.data_dir.display();
+        SysError::new(ErrorCode::Journal, format!("the journal can't be written: {why}")).hint(format!(
+            "see that {dir} is there and has room, then run the command again; `clove sweep resume` goes on with sweeps \
+             that this has interrupted"
+        ))
     }
 
     // --- events into the core, effects out of it
 
     /// Handles one event: the core decides, the record is appended, the effects wait for the write.
-    fn handle(&mut self, event: Event) {
+    pub fn handle(&mut self, event: Event) {
         if self.broken.is_some() {
             if let Event::Call { conn, correlation, .. } = event {
                 let error = self.broken_error();
@@ -494,15 +554,11 @@ impl Shell {
             }
         }
         let head = self.journal.head().seq;
+        self.syncer.number(head);
         if head > self.durable_seq && self.broken.is_none() {
             self.syncer.request(head);
         }
-        for id in std::mem::take(&mut self.dirty) {
-            if let Some(c) = self.connections.get_mut(&id) {
-                c.dirty = false;
-            }
-            self.flush(id);
-        }
+        self.flush_dirty();
         self.watch_link();
         self.maybe_checkpoint();
     }
@@ -532,7 +588,7 @@ impl Shell {
             |shell, done: Result<(), String>| {
                 shell.checkpointing = false;
                 if let Err(e) = done {
-                    eprintln!("clove: a checkpoint failed: {e}");
+                    say!("a checkpoint failed: {e}");
                 }
             },
         );
@@ -541,336 +597,40 @@ impl Shell {
     // --- replies
 
     /// Answers a call now.
-    pub fn reply(&mut self, to: ReplyTo, body: &[u8], tail: &[u8]) {
-        let bytes = frame::encode(0, frame::FLAG_REPLY, to.correlation, body, tail);
-        self.send_bytes(to, bytes);
+    pub fn reply(&mut self, to: ReplyTo, body: &[u8]) {
+        self.reply_with(to, body, []);
+    }
+
+    /// Answers a call now, with a tail of these pieces.
+    pub fn reply_with(&mut self, to: ReplyTo, body: &[u8], tail: impl IntoIterator<Item = Bytes>) {
+        let tail: Vec<Bytes> = tail.into_iter().collect();
+        let tail_len = tail.iter().map(Bytes::len).sum();
+        match answer(to, body, tail_len) {
+            Ok(head) => self.send_bytes(to, std::iter::once(Bytes::Own(head)).chain(tail)),
+            Err(e) => self.fail(to, &e),
+        }
     }
 
     /// Answers a call once everything journaled so far is on the disk.
-    pub fn reply_durable(&mut self, to: ReplyTo, body: &[u8], tail: &[u8]) {
+    pub fn reply_durable(&mut self, to: ReplyTo, body: &[u8]) {
         let seq = self.journal.head().seq;
         if seq <= self.durable_seq {
-            return self.reply(to, body, tail);
+            return self.reply(to, body);
         }
-        let bytes = frame::encode(0, frame::FLAG_REPLY, to.correlation, body, tail);
-        self.parked.push_back(Parked { seq, to, bytes });
+        match answer(to, body, 0) {
+            Ok(bytes) => self.parked.push_back(Parked { seq, to, bytes }),
+            Err(e) => self.fail(to, &e),
+        }
     }
 
     /// Answers a call with an error.
     pub fn fail(&mut self, to: ReplyTo, error: &SysError) {
         let body = clove_kernel::core::json(error);
         let bytes = frame::encode(0, frame::FLAG_REPLY | frame::FLAG_ERROR, to.correlation, &body, &[]);
-        self.send_bytes(to, bytes);
+        self.send_bytes(to, [Bytes::Own(bytes)]);
     }
 
-    fn send_bytes(&mut self, to: ReplyTo, bytes: Vec<u8>) {
-        if let Some(c) = self.connections.get_mut(&to.conn) {
-            c.unanswered = c.unanswered.saturating_sub(1);
-            c.send(bytes);
-            if !c.dirty {
-                c.dirty = true;
-                self.dirty.push(to.conn);
-            }
-        }
-    }
-
-    // --- sockets
-
-    fn accept_operators(&mut self) {
-        for _ in 0..64 {
-            let socket = match rustix::net::accept_with(
-                &self.front_door,
-                SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-            ) {
-                Ok(s) => s,
-                Err(_) => return,
-            };
-            if self.connections.len() >= MAX_CONNECTIONS {
-                continue;
-            }
-            match peer::operator(&socket, self.owner.uid) {
-                Ok(p) => {
-                    self.add_connection(socket, Who::Operator { uid: p.uid, pid: p.pid, command: p.command });
-                }
-                Err(why) => {
-                    let error = SysError::new(ErrorCode::NotPermitted, why);
-                    let body = clove_kernel::core::json(&error);
-                    let bytes = frame::encode(0, frame::FLAG_REPLY | frame::FLAG_ERROR, 0, &body, &[]);
-                    let _ = rustix::net::send(&socket, &bytes, rustix::net::SendFlags::NOSIGNAL);
-                }
-            }
-        }
-    }
-
-    fn accept_agent(&mut self, token: Token) {
-        for _ in 0..16 {
-            let Some(cell) = self.cells.get_mut(&token) else { return };
-            let Some(door) = &cell.listener else { return };
-            let Ok(socket) = rustix::net::accept_with(door, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
-            else {
-                return;
-            };
-            if cell.connections >= MAX_AGENT_CONNECTIONS {
-                continue;
-            }
-            cell.connections += 1;
-            self.add_connection(socket, Who::Cell(token));
-        }
-    }
-
-    /// Watches a connected, nonblocking socket.
-    pub fn add_connection(&mut self, socket: OwnedFd, who: Who) -> Option<ConnId> {
-        let id = ConnId(self.next_conn);
-        self.next_conn += 1;
-        let data = epoll::EventData::new_u64(id.0 << 3 | KIND_CONNECTION);
-        epoll::add(&self.epoll, &socket, data, epoll::EventFlags::IN).ok()?;
-        self.connections.insert(id, Connection::new(socket, who));
-        Some(id)
-    }
-
-    /// Watches an agent's own listening socket.
-    pub fn watch_agent_door(&mut self, token: Token, door: &OwnedFd) {
-        if rustix::io::ioctl_fionbio(door, true).is_ok() {
-            let data = epoll::EventData::new_u64(token << 3 | KIND_AGENT_DOOR);
-            let _ = epoll::add(&self.epoll, door, data, epoll::EventFlags::IN);
-        }
-    }
-
-    /// Watches a program's standard input until it takes more.
-    pub fn watch_stdin(&mut self, token: Token, fd: &OwnedFd) {
-        let data = epoll::EventData::new_u64(token << 3 | KIND_STDIN);
-        let flags = epoll::EventFlags::OUT | epoll::EventFlags::ONESHOT;
-        if epoll::add(&self.epoll, fd, data, flags).is_err() {
-            let _ = epoll::modify(&self.epoll, fd, data, flags);
-        }
-    }
-
-    fn read(&mut self, id: ConnId) {
-        let Some(c) = self.connections.get_mut(&id) else { return };
-        let alive = c.fill();
-        self.take_frames(id);
-        if !alive {
-            self.drop_connection(id);
-        }
-    }
-
-    /// Takes everything that an ended process has still sent.
-    pub fn read_out(&mut self, id: ConnId) {
-        while let Some(c) = self.connections.get_mut(&id) {
-            let alive = c.fill();
-            self.take_frames(id);
-            let more = self.connections.get(&id).is_some_and(Connection::has_input);
-            if !alive && !more {
-                break;
-            }
-            if alive && !more {
-                // Its peer may be held open by a process that outlives it: what is there has been read.
-                break;
-            }
-        }
-    }
-
-    fn take_frames(&mut self, id: ConnId) {
-        for _ in 0..FRAMES_PER_TURN {
-            let Some(c) = self.connections.get_mut(&id) else { return };
-            if c.closing || c.is_slow() {
-                self.rewatch(id);
-                return;
-            }
-            match c.next_frame() {
-                Step::Wait => return,
-                Step::Frame(f) => self.on_frame(id, f),
-                Step::Broken(e) => {
-                    c.closing = true;
-                    c.unanswered += 1;
-                    let to = ReplyTo { conn: id, correlation: e.correlation };
-                    self.fail(to, &SysError::new(ErrorCode::BadFrame, e.to_string()));
-                    return;
-                }
-            }
-        }
-        if self.connections.get(&id).is_some_and(Connection::has_input) {
-            self.again.push(id);
-        }
-    }
-
-    fn on_frame(&mut self, id: ConnId, f: Frame) {
-        self.calls += 1;
-        let to = ReplyTo { conn: id, correlation: f.header.correlation };
-        let who = match self.connections.get_mut(&id) {
-            Some(c) => {
-                c.unanswered += 1;
-                c.who.clone()
-            }
-            None => return,
-        };
-        let Some(sysno) = Sysno::from_number(f.header.number) else {
-            let message = format!("no syscall has the number {:#06x}", f.header.number);
-            return self
-                .fail(to, &SysError::new(ErrorCode::NoSuchCall, message).hint("clove syscalls lists them"));
-        };
-        let spec = sysno.spec();
-        if f.fds.len() > usize::from(spec.fds) || !f.fds.iter().all(super::blobs::is_sealed_memfd) {
-            let message =
-                format!("{} takes {} descriptors, and only fully sealed memfds", spec.name, spec.fds);
-            self.fail(to, &SysError::new(ErrorCode::BadDescriptor, message));
-            if let Some(c) = self.connections.get_mut(&id) {
-                c.closing = true;
-            }
-            return self.drivers.discard(f.fds);
-        }
-        let call = match Call::decode(sysno, &f.body) {
-            Ok(c) => c,
-            Err(mut e) => {
-                e.message = format!("{}: {}", spec.name, e.message);
-                return self.fail(to, &e);
-            }
-        };
-        let (peer, token) = match who {
-            Who::Operator { uid, pid, command } => (Some(Peer::Operator { uid, pid, command }), None),
-            Who::Cell(token) => (self.cells.get(&token).and_then(|c| c.agent).map(Peer::Agent), Some(token)),
-        };
-        if let (Call::TaskNext(_), Some(token)) = (&call, token)
-            && self.on_task_next(token, id, to)
-        {
-            return;
-        }
-        let Some(peer) = peer else {
-            return self.fail(to, &SysError::new(ErrorCode::WrongState, "this process has no task yet"));
-        };
-        if let (Call::TaskDone(_), Some(token)) = (&call, token) {
-            return self.on_task_done(token, to, peer, call, f.tail);
-        }
-        if let Err(e) = self.check_blob_call(&call, token, &f) {
-            return self.fail(to, &e);
-        }
-        let tail = match &call {
-            Call::RunPush(push) => self.keep_inputs(push, f.tail),
-            Call::BlobPut(_) => self.keep_blob(f.tail, f.fds, token),
-            _ => {
-                let bytes = f.tail.len() as u64;
-                Tail { bytes, key: self.keep_tail(f.tail) }
-            }
-        };
-        self.handle(Event::Call { conn: id, correlation: to.correlation, peer, call, tail });
-    }
-
-    /// Splits the tail of `run.push` into the tasks' inputs, under keys that follow each other.
-    fn keep_inputs(&mut self, push: &clove_abi::calls::RunPush, tail: Vec<u8>) -> Tail {
-        let bytes = tail.len() as u64;
-        let wanted: u64 = push.tasks.iter().map(|t| t.payload_bytes).fold(0, u64::saturating_add);
-        let key = self.next_tail;
-        self.next_tail += push.tasks.len() as u64;
-        if wanted == bytes {
-            let mut at = 0usize;
-            for (i, t) in push.tasks.iter().enumerate() {
-                let end = at + t.payload_bytes as usize;
-                if t.payload_bytes > 0 {
-                    self.tails.insert(key + i as u64, tail[at..end].to_vec());
-                }
-                at = end;
-            }
-        }
-        Tail { bytes, key }
-    }
-
-    /// Keeps what `blob.put` brought until the core has had its say.
-    fn keep_blob(&mut self, tail: Vec<u8>, mut fds: Vec<OwnedFd>, token: Option<Token>) -> Tail {
-        let source = match fds.pop() {
-            Some(fd) => blobs::Source::Memfd(fd),
-            None => blobs::Source::Bytes(tail),
-        };
-        let key = self.next_tail;
-        self.next_tail += 1;
-        let bytes = source.bytes();
-        self.incoming.insert(key, (source, token));
-        Tail { bytes, key }
-    }
-
-    /// An agent stores blobs within its own disk limit, and reads those that it stored or was given. A digest is no
-    /// key: it can be guessed from content, and tells whether content exists.
-    fn check_blob_call(&self, call: &Call, token: Option<Token>, f: &Frame) -> Result<(), SysError> {
-        let Some(cell) = token.and_then(|t| self.cells.get(&t)) else { return Ok(()) };
-        let digest = match call {
-            Call::BlobPut(_) => {
-                let bytes = f.tail.len() as u64 + f.fds.iter().map(blobs::memfd_bytes).sum::<u64>();
-                let limit =
-                    cell.agent.and_then(|a| self.core.state.agent(a)).map_or(0, |a| a.limits.disk_bytes);
-                if cell.blob_bytes.saturating_add(bytes) > limit {
-                    let text = format!(
-                        "its blobs would have {} bytes, its disk limit is {limit}",
-                        cell.blob_bytes + bytes
-                    );
-                    return Err(SysError::new(ErrorCode::Full, text).hint("give it more disk, or store less"));
-                }
-                return Ok(());
-            }
-            Call::BlobGet(g) => &g.digest,
-            Call::BlobStat(s) => &s.digest,
-            _ => return Ok(()),
-        };
-        let given = cell.agent.and_then(|a| self.core.state.agent(a)).and_then(|a| {
-            let task = self.core.state.runs.get(&a.run?)?.tasks.get(&a.task?)?;
-            task.spec.payload_blob.as_ref()
-        });
-        if cell.blobs.contains(digest) || given == Some(digest) {
-            return Ok(());
-        }
-        Err(SysError::new(
-            ErrorCode::NotPermitted,
-            "an agent reads the blobs that it stored or was given, no others",
-        ))
-    }
-
-    fn flush(&mut self, id: ConnId) {
-        let Some(c) = self.connections.get_mut(&id) else { return };
-        let alive = c.flush();
-        if !alive || (c.closing && c.is_flushed()) {
-            return self.drop_connection(id);
-        }
-        if c.has_input() && !c.is_slow() && !self.again.contains(&id) {
-            self.again.push(id);
-        }
-        self.rewatch(id);
-    }
-
-    fn rewatch(&mut self, id: ConnId) {
-        let Some(c) = self.connections.get_mut(&id) else { return };
-        let wants = c.wants();
-        if wants != c.watched {
-            c.watched = wants;
-            let mut flags = epoll::EventFlags::empty();
-            flags.set(epoll::EventFlags::IN, wants.0);
-            flags.set(epoll::EventFlags::OUT, wants.1);
-            let data = epoll::EventData::new_u64(id.0 << 3 | KIND_CONNECTION);
-            let _ = epoll::modify(&self.epoll, c.fd(), data, flags);
-        }
-    }
-
-    /// A peer is gone: what it waits for is forgotten, what was attached to it ends.
-    pub fn drop_connection(&mut self, id: ConnId) {
-        let Some(c) = self.connections.remove(&id) else { return };
-        let _ = epoll::delete(&self.epoll, c.fd());
-        if let Who::Cell(token) = c.who
-            && let Some(cell) = self.cells.get_mut(&token)
-        {
-            cell.connections = cell.connections.saturating_sub(1);
-            if cell.conn == Some(id) {
-                cell.conn = None;
-                cell.next_call = None;
-            }
-        }
-        self.tickets.retain(|ticket, to| {
-            let keep = to.conn != id;
-            if !keep {
-                self.logs.cancel(*ticket);
-            }
-            keep
-        });
-        self.logs.gone(id.0);
-        self.drivers.discard(c);
-        self.raise(Event::Gone { conn: id });
-    }
+    // --- the launcher
 
     fn on_launcher(&mut self, flags: epoll::EventFlags) {
         if flags.contains(epoll::EventFlags::OUT) && self.link.flush().is_err() {
@@ -883,7 +643,7 @@ impl Shell {
                 }
             }
             Err(e) => {
-                eprintln!("clove: {e}");
+                say!("{e}");
                 self.launcher_gone = true;
             }
         }

@@ -9,16 +9,19 @@ use clove_kernel::core::json;
 use clove_kernel::effect::ReplyTo;
 use clove_kernel::input::ExitStatus;
 use clove_kernel::{Event, scheduler};
+use clove_manifest::units::Elapsed;
 use clove_sandbox::protocol::{Request, Token};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::AsFd;
 
-/// A template that isn't ready after this long hangs.
+/// A template that isn't ready after this long hangs, unless its spec allows it more.
 const BUILD_DEADLINE_MS: u64 = 10 * 60_000;
 /// A ready template without a run is kept this long for the next one.
 const KEPT_MS: u64 = 60_000;
+/// So often in a row a template that was ready, and has ended before it gave anybody an embryo, is built anew.
+const MOST_REBUILDS: u32 = 3;
 /// Embryos that may stand ready in one pool.
 const MAX_READY: usize = 64;
 
@@ -43,12 +46,19 @@ pub struct Template {
     key: String,
     spec: TemplateSpec,
     stage: Stage,
+    began_ms: u64,
+    /// What it has begun last, in its own words.
+    doing: String,
+    /// Why it fails, while its last words are fetched.
+    failing: Option<String>,
     pid: u32,
     rss_bytes: u64,
     runs: BTreeSet<RunId>,
     pools: BTreeMap<String, Pool>,
     waiting: VecDeque<AgentId>,
     forked: u64,
+    /// How many before it ended after they were ready, since one last gave somebody an embryo.
+    lost_before: u32,
     /// Since when no run uses it.
     unused_since_ms: Option<u64>,
 }
@@ -118,19 +128,24 @@ impl Shell {
         let argv = vec![spec.python.clone(), "-m".to_owned(), "cloveos._template".to_owned()];
         let request = Request::Template { token, cell: policy, argv };
         self.ask_launcher(&request, &[out_w.as_fd(), err_w.as_fd()]);
-        let deadline_ms = self.mono_ms() + BUILD_DEADLINE_MS;
+        let began_ms = self.mono_ms();
+        let deadline_ms = began_ms.saturating_add(spec.load_ms.unwrap_or(BUILD_DEADLINE_MS));
         self.templates.insert(
             token,
             Template {
                 key,
                 spec: spec.clone(),
                 stage: Stage::Building { deadline_ms },
+                began_ms,
+                doing: String::new(),
+                failing: None,
                 pid: 0,
                 rss_bytes: 0,
                 runs: BTreeSet::new(),
                 pools: BTreeMap::new(),
                 waiting: VecDeque::new(),
                 forked: 0,
+                lost_before: 0,
                 unused_since_ms: None,
             },
         );
@@ -140,7 +155,7 @@ impl Shell {
     /// The launcher says that everything is imported.
     pub fn on_template_ready(&mut self, token: Token, pid: u32, rss_bytes: u64, notes: &[String]) {
         for n in notes {
-            eprintln!("clove: template {token}: {n}");
+            say!("template {token}: {n}");
         }
         let Some(t) = self.templates.get_mut(&token) else { return };
         t.stage = Stage::Ready;
@@ -148,6 +163,33 @@ impl Shell {
         t.rss_bytes = rss_bytes;
         for id in std::mem::take(&mut t.waiting) {
             self.give_embryo(token, id);
+        }
+    }
+
+    /// It has begun the next thing.
+    pub fn on_template_doing(&mut self, token: Token, what: String) {
+        if let Some(t) = self.templates.get_mut(&token) {
+            t.doing = what;
+        }
+    }
+
+    /// It can't be built, and no traceback says where: what it printed last may (a crash leaves its stack there).
+    pub fn fail_template_with_its_words(&mut self, token: Token, message: String) {
+        if let Some(t) = self.templates.get_mut(&token) {
+            t.failing.get_or_insert(message);
+            self.logs.finish(&template_log(token));
+        }
+    }
+
+    /// The last words of somebody; of a template that fails, perhaps.
+    pub fn on_template_words(&mut self, log: &str, words: &str) {
+        let Some((&token, t)) = self.templates.iter_mut().find(|(token, _)| template_log(**token) == log)
+        else {
+            return;
+        };
+        if let Some(message) = t.failing.take() {
+            let message = with_words(&message, words);
+            self.on_template_failed(token, &message);
         }
     }
 
@@ -181,13 +223,42 @@ impl Shell {
             self.templates.remove(&token);
             return;
         }
+        if t.failing.is_some() {
+            return;
+        }
         let how = match status {
             ExitStatus::Code(c) => format!("exited with code {c}"),
             ExitStatus::Signal(s) => format!("was ended by {}", clove_kernel::judge::signal_name(s)),
         };
         let when = if building { "while it was loading" } else { "after it was ready" };
-        self.on_template_failed(token, &format!("the template process {how} {when}"));
+        if !building && t.lost_before < MOST_REBUILDS {
+            say!("a template process {how} {when}; it is built anew for the next agent");
+            self.rebuild_template(token);
+        } else {
+            self.on_template_failed(token, &format!("the template process {how} {when}"));
+        }
         self.logs.finish(&template_log(token));
+    }
+
+    /// What it had loaded can be loaded again: whoever waits for it waits for the next one.
+    fn rebuild_template(&mut self, token: Token) {
+        let Some(mut t) = self.templates.remove(&token) else { return };
+        let mut waiting = std::mem::take(&mut t.waiting);
+        for pool in t.pools.values_mut() {
+            waiting.append(&mut pool.waiting);
+            for embryo in pool.ready.drain(..) {
+                if let Some(c) = self.cells.get_mut(&embryo) {
+                    c.killed = true;
+                }
+                self.ask_launcher(&Request::Kill { token: embryo }, &[]);
+            }
+        }
+        for id in waiting {
+            self.start_agent(id);
+        }
+        if let Some(next) = self.templates.values_mut().find(|n| n.key == t.key) {
+            next.lost_before = t.lost_before + 1;
+        }
     }
 
     /// A ready embryo for the agent, or the agent for the next one that is.
@@ -208,6 +279,7 @@ impl Shell {
             pool.waiting.push_back(id);
         }
         if let Some(token) = taken {
+            t.lost_before = 0;
             self.activate(token, id);
         }
         self.fill_pool(template, &key, &policy, run_id);
@@ -282,7 +354,11 @@ impl Shell {
 
     /// The launcher has verified it.
     pub fn embryo_ready(&mut self, token: Token, template: Token, key: &str) {
-        let Some(pool) = self.templates.get_mut(&template).and_then(|t| t.pools.get_mut(key)) else {
+        let Some(t) = self.templates.get_mut(&template) else {
+            return self.ask_launcher(&Request::Kill { token }, &[]);
+        };
+        t.lost_before = 0;
+        let Some(pool) = t.pools.get_mut(key) else {
             return self.ask_launcher(&Request::Kill { token }, &[]);
         };
         pool.making = pool.making.saturating_sub(1);
@@ -370,7 +446,8 @@ impl Shell {
         self.templates
             .values()
             .filter_map(|t| match (&t.stage, t.unused_since_ms) {
-                (Stage::Building { deadline_ms }, _) => Some(*deadline_ms),
+                (Stage::Building { deadline_ms }, _) if t.failing.is_none() => Some(*deadline_ms),
+                (Stage::Building { .. }, _) => None,
                 (_, Some(since)) => Some(since + KEPT_MS),
                 _ => None,
             })
@@ -386,18 +463,23 @@ impl Shell {
             .templates
             .iter()
             .filter_map(|(token, t)| match (&t.stage, t.unused_since_ms) {
-                (Stage::Building { deadline_ms }, _) if *deadline_ms <= now => Some((*token, true)),
+                (Stage::Building { deadline_ms }, _) if *deadline_ms <= now => {
+                    t.failing.is_none().then_some((*token, true))
+                }
                 (_, Some(since)) if since + KEPT_MS <= now => Some((*token, false)),
                 _ => None,
             })
             .collect();
         for (token, hangs) in due {
             if hangs {
-                let minutes = BUILD_DEADLINE_MS / 60_000;
-                self.on_template_failed(
-                    token,
-                    &format!("an import or setup() hasn't returned after {minutes} minutes"),
+                let Some(t) = self.templates.get(&token) else { continue };
+                let what = if t.doing.is_empty() { "its start".to_owned() } else { t.doing.clone() };
+                let after = Elapsed(t.spec.load_ms.unwrap_or(BUILD_DEADLINE_MS));
+                let message = format!(
+                    "loading hasn't ended after {after}; it hangs in, or takes that long for: {what} \
+                     ([template] timeout = \"1h\" gives it longer)"
                 );
+                self.fail_template_with_its_words(token, message);
             } else {
                 self.templates.remove(&token);
                 self.ask_launcher(&Request::Kill { token }, &[]);
@@ -424,10 +506,25 @@ impl Shell {
                 rss_bytes: t.rss_bytes,
                 embryos: t.pools.values().map(|p| p.ready.len() as u32).sum(),
                 forked: t.forked,
+                doing: t.doing.clone(),
+                building_ms: match &t.stage {
+                    Stage::Building { .. } => self.mono_ms().saturating_sub(t.began_ms).max(1),
+                    _ => 0,
+                },
             })
             .collect();
-        self.reply(to, &json(&TemplateListReply { templates }), &[]);
+        self.reply(to, &json(&TemplateListReply { templates }));
     }
+}
+
+/// A message and what was printed last, less the lines that are our own.
+fn with_words(message: &str, words: &str) -> String {
+    let own = |line: &str| line.contains("/opt/clove/python/");
+    let lines: Vec<&str> = words.lines().filter(|l| !l.trim().is_empty() && !own(l)).collect();
+    if lines.is_empty() {
+        return message.to_owned();
+    }
+    format!("{message}; its last output:\n{}", lines.join("\n"))
 }
 
 /// Under which name the log keeper knows a template's output.

@@ -5,13 +5,11 @@ use crate::effect::Effect;
 use clove_abi::calls::BlobGet;
 use clove_abi::error::SysError;
 
-/// Longest piece in one answer.
-const MAX: u64 = 32 << 20;
-
 /// The shell reads on a driver.
 pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &BlobGet) -> Result<Decision, SysError> {
     check_digest(&args.digest)?;
-    let max = args.max.unwrap_or(MAX).clamp(1, MAX);
+    let most = BlobGet::MOST_BYTES as u64;
+    let max = args.max.unwrap_or(most).clamp(1, most);
     tx.effect(Effect::BlobGet { to: caller.to, digest: args.digest.clone(), offset: args.offset, max });
     Ok(Decision::Later)
 }

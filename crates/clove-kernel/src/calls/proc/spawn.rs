@@ -21,14 +21,6 @@ pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &ProcSpawn) -> Result<Deci
     }
     check_env(&args.env)?;
     args.limits.check().map_err(bad)?;
-    let strict = match args.profile.as_deref() {
-        None | Some("default") => false,
-        Some("strict") => true,
-        Some(other) => {
-            let other: String = other.chars().take(40).collect();
-            return Err(bad(format!("profile `{other}` isn't known: `default` or `strict`")));
-        }
-    };
     let name = match &args.name {
         Some(n) => {
             check_name(n)?;
@@ -55,7 +47,7 @@ pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &ProcSpawn) -> Result<Deci
             ),
         ));
     }
-    if tx.state.reserved_bytes + limits.memory_reserve_bytes > tx.state.capacity_bytes {
+    if tx.state.reserved_bytes.saturating_add(limits.memory_reserve_bytes) > tx.state.capacity_bytes {
         return Err(SysError::new(
             ErrorCode::Full,
             format!(
@@ -84,7 +76,7 @@ pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &ProcSpawn) -> Result<Deci
         cwd: args.cwd.clone(),
         tty: args.tty,
         stdin: args.stdin,
-        strict,
+        profile: args.profile,
         allow_degraded: args.allow_degraded,
         remove: args.remove,
         // A single program isn't scheduled: it doesn't hold a CPU against sweeps.

@@ -4,6 +4,7 @@ use crate::calls::proc::spawn::{check_cpus, check_env};
 use crate::change::Change;
 use crate::core::{Caller, Decision, Tx};
 use crate::scheduler;
+use crate::view::json_len;
 use clove_abi::calls::{RunSubmit, RunSubmitReply};
 use clove_abi::error::{ErrorCode, SysError};
 use clove_abi::ids::RunId;
@@ -54,10 +55,14 @@ pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &RunSubmit) -> Result<Deci
     Ok(Decision::reply(&RunSubmitReply { run: id }))
 }
 
+/// Longest configuration of a task, as JSON: with its result it has to fit into one answer.
+const MOST_CONFIG: usize = 4 << 20;
+
 fn check_spec(spec: &RunSpec) -> Result<(), SysError> {
     let bad = |m: String| SysError::new(ErrorCode::BadArgument, m);
-    if spec.name.is_empty() || spec.name.len() > 200 {
-        return Err(bad("a run's name has 1 to 200 bytes".into()));
+    // It goes into environments (NUL can't) and is told by other programs than ours.
+    if spec.name.is_empty() || spec.name.len() > 200 || spec.name.chars().any(char::is_control) {
+        return Err(bad("a run's name has 1 to 200 bytes and no control characters".into()));
     }
     if spec.jobs > 100_000 {
         return Err(bad(format!("jobs = {} is out of range: 1 to 100000", spec.jobs)));
@@ -92,6 +97,10 @@ pub fn check_tasks(tasks: &[TaskSpec], already: u32) -> Result<(), SysError> {
             return Err(bad(format!("task {i}: a name has at most 128 bytes and no control characters")));
         }
         t.limits.check().map_err(|m| bad(format!("task {i}: {m}")))?;
+        let bytes = json_len(&t.config);
+        if bytes > MOST_CONFIG {
+            return Err(bad(format!("task {i}: its configuration has {bytes} bytes, at most {MOST_CONFIG} are taken")));
+        }
     }
     Ok(())
 }

@@ -10,10 +10,15 @@ use clove_abi::error::SysError;
 pub fn handle(tx: &mut Tx<'_>, caller: &Caller, args: &RunTasks) -> Result<Decision, SysError> {
     let run = view::find_run(tx.state, args.run)?;
     let max = args.max.unwrap_or(500).clamp(1, 2_000) as usize;
-    let mut indexes = run.tasks.range(args.from..).map(|(i, _)| *i);
-    let page: Vec<_> = indexes.by_ref().take(max).collect();
-    let next = indexes.next();
-    let tasks = page.iter().map(|i| view::task(tx.state, run, *i, args.full)).collect();
+    let mut page = view::Page::new(max);
+    let (mut tasks, mut next) = (Vec::new(), None);
+    for (i, t) in run.tasks.range(args.from..) {
+        if !page.takes(t, args.full) {
+            next = Some(*i);
+            break;
+        }
+        tasks.push(view::task(tx.state, run, *i, args.full));
+    }
     let body = json(&RunTasksReply { tasks, next });
     tx.effect(Effect::Reply { to: caller.to, body, durable: true });
     Ok(Decision::Later)

@@ -11,8 +11,13 @@ pub fn is_limited(group: &Path) -> bool {
     files::number(&group.join("memory.limit_in_bytes")) < UNLIMITED
 }
 
+/// What TCP may keep in its buffers, which v1 counts apart, and without a limit of its own not at all. They only lead
+/// over `lo`; with less than it wants, TCP is slow.
+const TCP_BYTES: u64 = 64 << 20;
+
 /// Memory and swap together may not be less than memory, so the order depends on the direction.
 pub fn set_limit(group: &Path, bytes: u64) -> Result<(), CgroupError> {
+    files::write_if_there(&group.join("memory.kmem.tcp.limit_in_bytes"), &bytes.min(TCP_BYTES).to_string())?;
     let memory = group.join("memory.limit_in_bytes");
     let with_swap = group.join("memory.memsw.limit_in_bytes");
     let value = bytes.to_string();

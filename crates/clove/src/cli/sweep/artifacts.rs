@@ -7,12 +7,13 @@ use crate::cli::session::Session;
 use crate::cli::{json, stdio};
 use clap::Args;
 use clove_abi::calls::RunArtifacts;
-use clove_abi::untrusted::Untrusted;
 use clove_manifest::units::Bytes;
-use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, openat, statat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, SeekFrom, ftruncate, mkdirat, openat, seek, statat,
+};
+use rustix::io::{Errno, pread, pwrite, retry_on_intr};
 use serde_json::json;
 use std::ffi::{CStr, OsStr};
-use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -51,10 +52,7 @@ pub fn run(args: &ArtifactsArgs) -> Outcome {
             .map_err(|e| Failure::new(format!("copying to {} failed", dest.display())).why(e))?;
     }
     for path in copied.skipped.iter().take(20) {
-        stdio::say(&format!(
-            "note: left out, as it is neither a file nor a folder: {}",
-            Untrusted::new(path)
-        ));
+        stdio::say(&format!("note: left out, as it is neither a file nor a folder: {path}"));
     }
     if args.json {
         json::print(
@@ -107,7 +105,8 @@ fn copy_tasks(
             };
             let dir = open_dir(CWD, &from).map_err(|e| words("opening", &from, e))?;
             std::fs::create_dir_all(&to).map_err(|e| format!("making {}: {e}", to.display()))?;
-            copy_folder(&dir, &to, 0, copied)?;
+            let target = open_dir(CWD, &to).map_err(|e| words("opening", &to, e))?;
+            copy_folder(&dir, &target, &to, 0, copied)?;
         }
     }
     Ok(())
@@ -130,30 +129,37 @@ fn open_dir(at: impl AsFd, path: impl rustix::path::Arg) -> rustix::io::Result<O
 }
 
 /// Copies regular files and folders; everything is opened below its folder's descriptor without following links, so a
-/// task that swaps a folder for a link while we copy gains nothing.
-fn copy_folder(from: &OwnedFd, to: &Path, depth: u32, copied: &mut Copied) -> Result<(), Words> {
+/// task that swaps a folder for a link while we copy gains nothing, on neither side: it may be able to write to the target
+/// too. `at` is the target, for messages.
+fn copy_folder(
+    from: &OwnedFd,
+    to: &OwnedFd,
+    at: &Path,
+    depth: u32,
+    copied: &mut Copied,
+) -> Result<(), Words> {
     if depth > 64 {
-        copied.skipped.push(to.display().to_string());
+        copied.skipped.push(at.display().to_string());
         return Ok(());
     }
-    let dir = Dir::read_from(from).map_err(|e| words("reading", to, e))?;
+    let dir = Dir::read_from(from).map_err(|e| words("reading", at, e))?;
     for entry in dir {
-        let entry = entry.map_err(|e| words("reading", to, e))?;
+        let entry = entry.map_err(|e| words("reading", at, e))?;
         let name = entry.file_name();
         if name == c"." || name == c".." {
             continue;
         }
-        let path = to.join(OsStr::from_bytes(name.to_bytes()));
+        let path = at.join(OsStr::from_bytes(name.to_bytes()));
         let stat =
             statat(from, name, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| words("looking at", &path, e))?;
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory => {
                 let below = open_dir(from, name).map_err(|e| words("opening", &path, e))?;
-                make_folder(&path)?;
-                copy_folder(&below, &path, depth + 1, copied)?;
+                let target = make_folder(to, name).map_err(|e| words("making", &path, e))?;
+                copy_folder(&below, &target, &path, depth + 1, copied)?;
             }
             FileType::RegularFile => {
-                copied.bytes += copy_file(from.as_fd(), name, &path)?;
+                copied.bytes += copy_file(from.as_fd(), name, to.as_fd(), &path)?;
                 copied.files += 1;
             }
             _ => copied.skipped.push(path.display().to_string()),
@@ -162,27 +168,55 @@ fn copy_folder(from: &OwnedFd, to: &Path, depth: u32, copied: &mut Copied) -> Re
     Ok(())
 }
 
-fn make_folder(path: &Path) -> Result<(), Words> {
-    match std::fs::create_dir(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
-            Err(format!("making {}: {e}", path.display()))
-        }
-        _ => Ok(()),
+fn make_folder(to: &OwnedFd, name: &CStr) -> rustix::io::Result<OwnedFd> {
+    match mkdirat(to, name, Mode::from_raw_mode(0o777)) {
+        Err(e) if e != Errno::EXIST => Err(e),
+        _ => open_dir(to, name),
     }
 }
 
-fn copy_file(from: BorrowedFd<'_>, name: &CStr, to: &Path) -> Result<u64, Words> {
+fn copy_file(from: BorrowedFd<'_>, name: &CStr, to: BorrowedFd<'_>, at: &Path) -> Result<u64, Words> {
     // NONBLOCK: a pipe that has just taken the file's place must not hold us up.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let source = openat(from, name, flags, Mode::empty()).map_err(|e| words("opening", to, e))?;
-    let stat = rustix::fs::fstat(&source).map_err(|e| words("looking at", to, e))?;
+    let source = openat(from, name, flags, Mode::empty()).map_err(|e| words("opening", at, e))?;
+    let stat = rustix::fs::fstat(&source).map_err(|e| words("looking at", at, e))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Ok(0);
     }
-    let failed =
-        |e: std::io::Error| format!("writing {}: {}", to.display(), clove_client::paths::in_words(&e));
-    let mut target = File::create(to).map_err(failed)?;
-    std::io::copy(&mut File::from(source), &mut target).map_err(failed)
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let target = openat(to, name, flags, Mode::from_raw_mode(0o666)).map_err(|e| words("making", at, e))?;
+    copy_content(&source, &target, stat.st_size as u64).map_err(|e| words("writing", at, e))
+}
+
+/// What lies between the holes: a file of a byte and a hole of a terabyte is to take no more room here than there.
+fn copy_content(source: &OwnedFd, target: &OwnedFd, size: u64) -> rustix::io::Result<u64> {
+    ftruncate(target, 0)?;
+    ftruncate(target, size)?;
+    let mut buffer = vec![0u8; 128 << 10];
+    let (mut at, mut copied) = (0, 0);
+    while at < size {
+        let (start, end) = match seek(source, SeekFrom::Data(at)) {
+            Ok(start) => (start, seek(source, SeekFrom::Hole(start))?),
+            Err(Errno::NXIO) => break,
+            // A file system that doesn't tell holes.
+            Err(_) => (at, size),
+        };
+        at = start;
+        while at < end {
+            let wanted = buffer.len().min((end - at) as usize);
+            let got = retry_on_intr(|| pread(source, &mut buffer[..wanted], at))?;
+            if got == 0 {
+                return Ok(copied);
+            }
+            let mut written = 0;
+            while written < got {
+                written += retry_on_intr(|| pwrite(target, &buffer[written..got], at + written as u64))?;
+            }
+            at += got as u64;
+            copied += got as u64;
+        }
+    }
+    Ok(copied)
 }
 
 fn words(doing: &str, path: &Path, e: rustix::io::Errno) -> Words {
@@ -211,9 +245,38 @@ mod tests {
         assert_eq!((copied.files, copied.bytes, copied.skipped.len()), (3, 5, 2));
         assert_eq!(std::fs::read_to_string(dest.join("3/a.txt")).expect("a.txt"), "new");
         assert!(dest.join("3/sub/b").exists() && dest.join("10/c").exists() && !dest.join("3/link").exists());
+        // Links that lie in the target aren't followed either.
+        let (kept, linked) = (t.path().join("kept"), t.path().join("linked"));
+        std::fs::write(&kept, "kept").expect("write");
+        std::fs::create_dir_all(linked.join("3")).expect("mkdir");
+        std::os::unix::fs::symlink(&kept, linked.join("3/a.txt")).expect("symlink");
+        assert!(copy_tasks(&out, &linked, Some(3), false, &mut Copied::default()).is_err());
+        assert_eq!(std::fs::read_to_string(&kept).expect("kept"), "kept");
         let one = t.path().join("one");
         copy_tasks(&out.join("3"), &one, Some(3), true, &mut Copied::default()).expect("copied");
         assert_eq!(std::fs::read_to_string(one.join("3/1/a.txt")).expect("a.txt"), "old");
         assert!(!one.join("10").exists());
+    }
+
+    #[test]
+    fn a_hole_stays_a_hole() {
+        use std::os::unix::fs::{FileExt, MetadataExt};
+        let t = tempfile::tempdir().expect("tempdir");
+        let out = t.path().join("out");
+        std::fs::create_dir_all(out.join("0/1")).expect("mkdir");
+        let file = std::fs::File::create(out.join("0/1/sparse")).expect("create");
+        let tebi = 1u64 << 40;
+        file.set_len(tebi).expect("a file of 1 TiB");
+        file.write_all_at(b"mid", tebi / 2).expect("write");
+        let dest = t.path().join("dest");
+        let mut copied = Copied::default();
+        copy_tasks(&out, &dest, None, false, &mut copied).expect("copied");
+        let meta = std::fs::metadata(dest.join("0/sparse")).expect("stat");
+        assert_eq!(meta.len(), tebi);
+        assert!(meta.blocks() < 1000 && copied.bytes < 1 << 20, "{} blocks, {copied:?}", meta.blocks());
+        let mut middle = [0u8; 3];
+        let copy = std::fs::File::open(dest.join("0/sparse")).expect("open");
+        copy.read_exact_at(&mut middle, tebi / 2).expect("read");
+        assert_eq!(&middle, b"mid");
     }
 }

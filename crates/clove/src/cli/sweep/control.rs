@@ -36,7 +36,7 @@ pub fn resume(args: &ResumeArgs) -> Outcome {
         if args.json {
             json::print(&json!({"id": run, "done": reply.done, "pending": reply.pending}));
         } else {
-            stdio::line(&run.to_string());
+            stdio::line(run);
         }
         return Ok(0);
     }

@@ -1,17 +1,17 @@
 //! Watches a run to its end: a bar on a terminal, plain lines elsewhere.
 
-use super::{results, summary, which};
+use super::{loading, results, summary, which};
+use crate::cli::bar::Bar;
 use crate::cli::failure::{Failure, Outcome, REFUSED};
 use crate::cli::session::Session;
+use crate::cli::table::shortened;
 use crate::cli::{ending, json, stdio};
 use clap::Args;
 use clove_abi::calls::{RunCancel, RunInfo, RunShow, RunShowReply, RunWatch, TaskInfo};
 use clove_abi::run::{RunState, TaskState};
-use clove_abi::untrusted::Untrusted;
 use clove_abi::{RunId, TaskIndex};
 use clove_client::Client;
 use clove_manifest::units::Elapsed;
-use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::SIGINT;
 use signal_hook::iterator::Signals;
 use std::collections::HashMap;
@@ -24,6 +24,10 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 const TWICE: Duration = Duration::from_secs(5);
 /// Changes that come faster are taken together.
 const PAUSE: Duration = Duration::from_millis(80);
+/// Before the first task has ended, it is looked this often at what is being loaded.
+const LOOK_EVERY: Duration = Duration::from_secs(3);
+/// The same thing being loaded is told again after this long.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 /// More failures than this are counted, not listed.
 const FAILURES_LISTED: usize = 60;
 /// A results table of at most so many tasks follows the summary.
@@ -66,10 +70,10 @@ pub fn to_the_end(mut session: Session, run: RunId, as_json: bool) -> Outcome {
     if as_json {
         json::print(&summary::as_json(&show));
     } else {
-        stdio::data(summary::text(&show).as_bytes());
+        stdio::show(&summary::text(&show));
         if info.total <= TABLE_UP_TO && info.done > 0 {
-            stdio::data(b"\n");
-            stdio::data(results::table(&mut session, run)?.as_bytes());
+            stdio::line("");
+            stdio::show(&results::table(&mut session, run)?);
         }
     }
     Ok(exit_code(&show))
@@ -88,8 +92,9 @@ pub fn exit_code(show: &RunShowReply) -> i32 {
 fn watch(session: &mut Session, run: RunId, screen: Screen) -> Result<RunInfo, Failure> {
     let mut since = 0;
     let mut story = Story::default();
+    let mut wait_ms = None;
     loop {
-        let reply = session.call(&RunWatch { run, since, wait_ms: None }).map_err(|e| {
+        let reply = session.call(&RunWatch { run, since, wait_ms }).map_err(|e| {
             let lost = e.is_lost();
             let f = Failure::from(e);
             if lost {
@@ -101,7 +106,14 @@ fn watch(session: &mut Session, run: RunId, screen: Screen) -> Result<RunInfo, F
             }
         })?;
         let first = since == 0;
+        let quiet = since == reply.version && reply.tasks.is_empty();
         since = reply.version;
+        let begun = ended(&reply.info) > 0;
+        wait_ms = (!begun).then_some(LOOK_EVERY.as_millis() as u64);
+        if quiet && !begun && reply.info.state == RunState::Active {
+            story.tell_loading(session, run, &screen);
+            continue;
+        }
         for t in &reply.tasks {
             story.tell(t, run, &screen);
         }
@@ -130,9 +142,22 @@ struct Story {
     listed: usize,
     /// When, and with how many ended tasks, the watching began.
     began: Option<(Instant, u32)>,
+    /// What was being loaded when that was told last.
+    loading: Option<(Instant, String)>,
 }
 
 impl Story {
+    /// No task has ended, and nothing happens: it may be that nothing runs yet.
+    fn tell_loading(&mut self, session: &mut Session, run: RunId, screen: &Screen) {
+        let Ok(show) = session.call(&RunShow { run }) else { return };
+        let Some(l) = loading::of(session, &show) else { return };
+        let known = |(at, doing): &(Instant, String)| *doing == l.doing && at.elapsed() < TELL_EVERY;
+        if !self.loading.as_ref().is_some_and(known) {
+            screen.say(&format!("{run}: loading, before the first task: {}", l.text));
+            self.loading = Some((Instant::now(), l.doing));
+        }
+    }
+
     fn tell(&mut self, t: &TaskInfo, run: RunId, screen: &Screen) {
         let known = self.told.entry(t.index).or_insert(0);
         let mut lines = Vec::new();
@@ -154,7 +179,7 @@ impl Story {
         *known = t.certificates.len();
         if t.state == TaskState::Failed && lines.is_empty() {
             let why = match (&t.exception, t.certificates.last()) {
-                (Some(e), _) => format!("{}: {}", Untrusted::new(&e.class), Untrusted::new(&e.message)),
+                (Some(e), _) => format!("{}: {}", shortened(&e.class, 100), shortened(&e.message, 500)),
                 (None, Some(c)) => ending::last_line(c),
                 (None, None) => "see `clove sweep inspect`".into(),
             };
@@ -192,7 +217,7 @@ fn ended(i: &RunInfo) -> u32 {
 fn label(run: RunId, t: &TaskInfo) -> String {
     match which::given_name(run, t.index, &t.name) {
         None => format!("#{}", t.index),
-        Some(name) => format!("#{} {}", t.index, Untrusted::new(name)),
+        Some(name) => format!("#{} {name}", t.index),
     }
 }
 
@@ -215,21 +240,13 @@ pub fn counts(i: &RunInfo) -> String {
 /// Where the progress goes: a bar, or lines.
 #[derive(Clone)]
 struct Screen {
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
     last: std::sync::Arc<std::sync::Mutex<(Option<Instant>, String)>>,
 }
 
 impl Screen {
     fn new() -> Screen {
-        let bar = stdio::stderr_is_lively().then(|| {
-            let bar = ProgressBar::new(0);
-            if let Ok(style) = ProgressStyle::with_template("{bar:28}  {wide_msg} {elapsed:>5}") {
-                bar.set_style(style.progress_chars("━╸ "));
-            }
-            bar.enable_steady_tick(Duration::from_millis(500));
-            bar
-        });
-        Screen { bar, last: std::sync::Arc::default() }
+        Screen { bar: stdio::stderr_is_lively().then(Bar::new), last: std::sync::Arc::default() }
     }
 
     fn show(&self, info: &RunInfo, remaining: Option<u64>) {
@@ -241,10 +258,7 @@ impl Screen {
             ));
         }
         if let Some(bar) = &self.bar {
-            bar.set_length(u64::from(info.total));
-            bar.set_position(u64::from(ended(info)));
-            bar.set_message(text);
-            return;
+            return bar.set(u64::from(ended(info)), u64::from(info.total), &text);
         }
         let Ok(mut last) = self.last.lock() else { return };
         let due = last.0.is_none_or(|at| at.elapsed() >= LINE_EVERY) || info.state != RunState::Active;
@@ -256,14 +270,14 @@ impl Screen {
 
     fn say(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(format!("clove: {text}")),
+            Some(bar) => bar.say(text),
             None => stdio::say(text),
         }
     }
 
     fn close(&self) {
         if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
+            bar.close();
         }
     }
 }

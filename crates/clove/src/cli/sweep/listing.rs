@@ -45,7 +45,7 @@ pub fn run(args: &LsArgs) -> Outcome {
     for r in &runs {
         listing.row(&row(r));
     }
-    stdio::data(listing.text().as_bytes());
+    stdio::show(&listing.page());
     Ok(0)
 }
 

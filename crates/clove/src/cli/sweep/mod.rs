@@ -4,6 +4,7 @@ mod artifacts;
 mod control;
 mod follow;
 mod listing;
+mod loading;
 mod results;
 mod submit;
 mod summary;

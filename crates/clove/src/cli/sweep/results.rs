@@ -3,13 +3,13 @@
 use super::which;
 use crate::cli::ending::cause_in_words;
 use crate::cli::failure::{Failure, Outcome};
+use crate::cli::page::Page;
 use crate::cli::session::Session;
 use crate::cli::table::{Listing, shortened};
 use crate::cli::{json, stdio};
 use clap::Args;
 use clove_abi::calls::TaskInfo;
 use clove_abi::run::TaskState;
-use clove_abi::untrusted::Untrusted;
 use clove_abi::{RunId, float};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -42,9 +42,9 @@ pub fn run(args: &ResultsArgs) -> Outcome {
     if args.json {
         json::print(&tasks.iter().map(as_json).collect::<Vec<_>>());
     } else if args.csv {
-        stdio::data(csv(&tasks).as_bytes());
+        stdio::show(&csv(&tasks));
     } else {
-        stdio::data(text(run, &tasks).as_bytes());
+        stdio::show(&text(run, &tasks));
     }
     Ok(0)
 }
@@ -53,7 +53,7 @@ pub fn run(args: &ResultsArgs) -> Outcome {
 ///
 /// # Errors
 /// The kernel is gone.
-pub fn table(session: &mut Session, run: RunId) -> Result<String, Failure> {
+pub fn table(session: &mut Session, run: RunId) -> Result<Page, Failure> {
     let mut tasks = tasks(session, run, false, false)?;
     tasks.retain(|t| t.state != TaskState::Cancelled);
     Ok(text(run, &tasks))
@@ -174,9 +174,17 @@ fn brief(v: &Value) -> String {
     }
 }
 
-fn csv(tasks: &[TaskInfo]) -> String {
+/// With more keys in its results than this, a CSV file has them in one column, as JSON.
+const MOST_COLUMNS: usize = 1000;
+
+fn csv(tasks: &[TaskInfo]) -> Page {
     let configs = keys(tasks.iter().map(|t| t.config.as_ref()));
-    let results = keys(tasks.iter().map(|t| t.result.as_ref()));
+    let mut results = keys(tasks.iter().map(|t| t.result.as_ref()));
+    // Each task may name keys of its own: a column for each would make the table as large as the square of that.
+    let too_many = results.len() > MOST_COLUMNS;
+    if too_many {
+        results.clear();
+    }
     let whole_result = some_plain(tasks.iter().map(|t| t.result.as_ref())) || results.is_empty();
     let mut head: Vec<String> =
         ["id", "index", "name", "state", "attempts", "seconds"].map(str::to_owned).into();
@@ -184,7 +192,8 @@ fn csv(tasks: &[TaskInfo]) -> String {
     head.extend(whole_result.then(|| "result".to_owned()));
     head.extend(results.iter().map(|k| format!("result.{k}")));
     head.extend(["cause", "message"].map(str::to_owned));
-    let mut out = csv_line(&head);
+    let mut page = Page::new();
+    page.record(&head);
     for t in tasks {
         let (cause, message) = trouble(t);
         let field =
@@ -199,22 +208,17 @@ fn csv(tasks: &[TaskInfo]) -> String {
         ];
         row.extend(configs.iter().map(|k| field(&t.config, k)));
         if whole_result {
-            let whole = t.result.as_ref().filter(|v| !v.is_object() || float::from_json(v).is_some());
-            row.push(whole.map(plain).unwrap_or_default());
+            let alone = |v: &&Value| too_many || !v.is_object() || float::from_json(v).is_some();
+            row.push(t.result.as_ref().filter(alone).map(plain).unwrap_or_default());
         }
         row.extend(results.iter().map(|k| field(&t.result, k)));
         row.extend([cause, message]);
-        out.push_str(&csv_line(&row));
+        page.record(&row);
     }
-    out
+    page
 }
 
-fn csv_line(fields: &[String]) -> String {
-    let fields: Vec<String> = fields.iter().map(|f| Untrusted::new(f).csv()).collect();
-    format!("{}\n", fields.join(","))
-}
-
-fn text(run: RunId, tasks: &[TaskInfo]) -> String {
+fn text(run: RunId, tasks: &[TaskInfo]) -> Page {
     /// More columns than this don't fit on any screen.
     const COLUMNS: usize = 7;
     let mut configs = keys(tasks.iter().map(|t| t.config.as_ref()));
@@ -228,9 +232,11 @@ fn text(run: RunId, tasks: &[TaskInfo]) -> String {
     let mut head = vec!["#"];
     head.extend(named.then_some("name"));
     head.extend(["state", "seconds"]);
-    head.extend(configs.iter().map(String::as_str));
+    let columns = |keys: &[String]| keys.iter().map(|k| shortened(k, 40)).collect::<Vec<_>>();
+    let (config_heads, result_heads) = (columns(&configs), columns(&results));
+    head.extend(config_heads.iter().map(String::as_str));
     head.extend(whole_result.then_some("result"));
-    head.extend(results.iter().map(String::as_str));
+    head.extend(result_heads.iter().map(String::as_str));
     head.extend(troubled.then_some("cause"));
     let mut listing = Listing::new(&head);
     for t in tasks {
@@ -256,11 +262,11 @@ fn text(run: RunId, tasks: &[TaskInfo]) -> String {
         }
         listing.row(&row);
     }
-    let mut out = listing.text();
+    let mut page = listing.page();
     if left_out > 0 {
-        out.push_str(&format!("({left_out} more columns: --csv or --json has them all)\n"));
+        page.line(format_args!("({left_out} more columns: --csv or --json has them all)"));
     }
-    out
+    page
 }
 
 #[cfg(test)]
@@ -304,16 +310,38 @@ mod tests {
             dead,
         ];
         assert_eq!(
-            csv(&tasks),
+            csv(&tasks).text(),
             "id,index,name,state,attempts,seconds,config.lr,config.m,result,result.auc,result.n,cause,message\n\
              r1/0,0,,done,1,0.5,0.1,'=SUM(A1),,0.123456789,nan,,\n\
              r1/1,1,,done,1,0.5,0.2,,-inf,,,,\n\
              r1/2,2,,given up,1,0.5,0.3,,,,,oom,it reached its memory limit of 64 MiB.\n"
         );
-        let t = text(RunId(1), &tasks);
+        let t = text(RunId(1), &tasks).to_string();
         assert!(t.starts_with("#  STATE     SECONDS  LR   M         RESULT  AUC       N    CAUSE\n"), "{t}");
         assert!(t.contains("0.123457"), "{t}");
         assert_eq!(as_json(&tasks[2])["cause"], "oom");
+    }
+
+    #[test]
+    fn tasks_cannot_make_tables_of_any_size() {
+        let many = |n: usize| -> Value {
+            (0..600).map(|i| (format!("k{n}-{i}"), json!(i))).collect::<serde_json::Map<_, _>>().into()
+        };
+        let tasks: Vec<_> = (0..3).map(|i| task(i, json!({"a": 1}), Some(many(i as usize)))).collect();
+        let few = csv(&tasks[..1]).to_string();
+        assert!(few.contains(",result.k0-599,") && few.lines().count() == 2);
+        let page = csv(&tasks).to_string();
+        assert!(
+            page.starts_with("id,index,name,state,attempts,seconds,config.a,result,cause,message\n"),
+            "{page}"
+        );
+        assert!(page.lines().nth(3).is_some_and(|l| l.contains("\"{\"\"k2-0\"\":0,")), "{page}");
+        let long = [task(
+            0,
+            json!({"x".repeat(100_000): 1}),
+            Some(json!({"y".repeat(100_000): "z".repeat(100_000)})),
+        )];
+        assert!(text(RunId(1), &long).text().len() < 500);
     }
 
     #[test]

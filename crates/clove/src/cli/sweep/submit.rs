@@ -7,11 +7,11 @@ use crate::cli::failure::{Failure, Outcome};
 use crate::cli::limit_flags::{self, LimitFlags};
 use crate::cli::run::current_folder;
 use crate::cli::session::Session;
-use crate::cli::{json, stdio};
+use crate::cli::{json, stdio, visibility};
 use clap::Args;
 use clove_abi::RunId;
 use clove_abi::calls::{KernelInfo, RunSubmit};
-use clove_abi::run::{OnOom, RunSpec, TaskSpec};
+use clove_abi::run::{OnOom, Profile, RunSpec, TaskSpec};
 use clove_client::ClientError;
 use clove_manifest::configurations::Axes;
 use clove_manifest::random::Random;
@@ -99,6 +99,9 @@ pub struct RunArgs {
     /// Start although a limit can't be enforced here; marked on every listing
     #[arg(long)]
     allow_degraded: bool,
+    /// Which system calls tasks may make: strict has only those that the supported runtimes are known to need
+    #[arg(long, value_name = "default|strict", value_parser = ["default", "strict"])]
+    profile: Option<String>,
     /// Print its id and leave it running
     #[arg(long, short = 'd')]
     detach: bool,
@@ -127,6 +130,7 @@ pub fn run(args: &RunArgs) -> Outcome {
         json::print(&json!({"spec": spec, "tasks": tasks}));
         return Ok(0);
     }
+    can_be_kept(spec.profile)?;
     let mut session = Session::open("clove sweep run")?;
     let total = tasks.len();
     let run = submit(&mut session, spec.clone(), tasks)?;
@@ -134,7 +138,7 @@ pub fn run(args: &RunArgs) -> Outcome {
         if args.json {
             json::print(&json!({"id": run, "name": spec.name, "total": total}));
         } else {
-            stdio::line(&run.to_string());
+            stdio::line(run);
         }
         return Ok(0);
     }
@@ -145,6 +149,15 @@ pub fn run(args: &RunArgs) -> Outcome {
         spec.name
     ));
     follow::to_the_end(session, run, args.json)
+}
+
+/// The launcher refuses each start of such a task; said here, it is said once.
+fn can_be_kept(profile: Profile) -> Result<(), Failure> {
+    if profile == Profile::Strict && clove_sys::landlock::abi().is_none() {
+        return Err(Failure::new("the strict profile needs Landlock, which this host's Linux hasn't got")
+            .hint("use the default profile; `clove doctor` says what would give this host Landlock"));
+    }
+    Ok(())
 }
 
 fn submit(session: &mut Session, spec: RunSpec, tasks: Vec<TaskSpec>) -> Result<RunId, Failure> {
@@ -203,6 +216,9 @@ fn sweep(args: &RunArgs, folder: &Path) -> Result<Sweep, Failure> {
     if let Some(word) = &args.on_oom {
         sweep.on_oom = if word == "double" { OnOom::Double } else { OnOom::Keep };
     }
+    if let Some(word) = &args.profile {
+        sweep.profile = if word == "strict" { Profile::Strict } else { Profile::Default };
+    }
     if let Some(name) = &args.name {
         sweep.name.clone_from(name);
     }
@@ -239,11 +255,11 @@ fn load(args: &RunArgs, folder: &Path) -> Result<Sweep, Failure> {
                 "{} is neither a sweep file (.toml), nor a Python script (.py), nor executable",
                 path.display()
             ))
-            .hint(format!("rename it, or chmod +x {}", path.display())));
+            .hint(format!("rename it, or chmod +x {}", visibility::shell_path(path))));
         }
         return Ok(source::read_sweep(path)?);
     }
-    let name = path.file_stem().map_or_else(|| "sweep".into(), |s| s.to_string_lossy().into_owned());
+    let name = clove_manifest::sweep::name_of_file(path);
     let entry = Entry::Script(Located::nowhere(path.clone()));
     let mut sweep = Sweep::of(path.display().to_string(), name, entry);
     source::anchor(&mut sweep, folder)?;
@@ -257,8 +273,14 @@ fn executable(path: &Path) -> bool {
 
 /// What the flags say about configurations takes the place of what the file says about the same key.
 fn axes(args: &RunArgs, axes: &mut Axes) -> Result<(), Failure> {
+    let mut given = Vec::new();
     for text in &args.grid {
         let (key, values) = flags::grid(text)?;
+        if given.contains(&key) {
+            return Err(Failure::usage(format!("--grid {key} is given twice"))
+                .hint(format!("write all its values at once: --grid {key}=A,B,...")));
+        }
+        given.push(key.clone());
         match axes.grid.iter_mut().find(|(k, _)| *k == key) {
             Some(axis) => axis.1 = values,
             None => axes.grid.push((key, values)),

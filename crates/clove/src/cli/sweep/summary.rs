@@ -2,18 +2,18 @@
 
 use super::follow::counts;
 use super::listing::state_word;
+use super::loading;
 use super::which;
 use crate::cli::failure::Outcome;
+use crate::cli::page::Page;
 use crate::cli::session::Session;
 use crate::cli::{json, stdio};
 use clap::Args;
 use clove_abi::calls::{RunShow, RunShowReply};
 use clove_abi::run::{Program, RunState};
-use clove_abi::untrusted::Untrusted;
 use clove_manifest::units::{Bytes, Elapsed};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 /// Shows a sweep's summary: done, failed by cause, slowest, disk used
 #[derive(Args, Debug)]
@@ -34,7 +34,11 @@ pub fn run(args: &ShowArgs) -> Outcome {
     if args.json {
         json::print(&as_json(&show));
     } else {
-        stdio::data(text(&show).as_bytes());
+        let mut page = text(&show);
+        if let Some(l) = loading::of(&mut session, &show) {
+            page.line(format_args!("  loading   {}", l.text));
+        }
+        stdio::show(&page);
     }
     Ok(0)
 }
@@ -59,31 +63,27 @@ pub fn as_json(show: &RunShowReply) -> Value {
 }
 
 /// For people.
-pub fn text(show: &RunShowReply) -> String {
+pub fn text(show: &RunShowReply) -> Page {
     let i = &show.info;
-    let mut out = String::new();
+    let mut page = Page::new();
     let end = i.ended_ms.unwrap_or_else(crate::cli::table::now_ms);
     let took = Elapsed(end.saturating_sub(i.submitted_ms));
-    // Writing to a String can't fail.
-    let _ = writeln!(
-        out,
-        "{}  {}  {}: {} in {took}",
-        i.id,
-        Untrusted::new(&i.name),
-        state_word(i.state),
-        counts(i)
-    );
+    page.line(format_args!("{}  {}  {}: {} in {took}", i.id, i.name, state_word(i.state), counts(i)));
     if !i.message.is_empty() && i.message != state_word(i.state) {
-        for line in Untrusted::lines_kept(i.message.trim_end()).to_string().lines() {
-            let _ = writeln!(out, "  {line}");
-        }
+        // A template's own words may follow in further lines: those are marked as such.
+        let (first, others) = i.message.trim_end().split_once('\n').unwrap_or((i.message.trim_end(), ""));
+        page.line(format_args!("  {first}"));
+        page.block("    | ", others);
     }
-    let _ = writeln!(out, "  program   {}", Untrusted::new(&program(&show.spec.program)));
+    page.line(format_args!("  program   {}", program(&show.spec.program)));
+    if !show.spec.profile.is_default() {
+        page.line(format_args!("  profile   {}", show.spec.profile.word()));
+    }
     if !show.failures.is_empty() {
-        let _ = writeln!(out, "  failed    {}", by_cause(&show.failures));
+        page.line(format_args!("  failed    {}", by_cause(&show.failures)));
     }
     if !show.deaths.is_empty() && show.deaths != show.failures {
-        let _ = writeln!(out, "  attempts  {} (those tried again too)", by_cause(&show.deaths));
+        page.line(format_args!("  attempts  {} (those tried again too)", by_cause(&show.deaths)));
     }
     if !show.slowest.is_empty() {
         let slowest: Vec<String> = show
@@ -91,27 +91,26 @@ pub fn text(show: &RunShowReply) -> String {
             .iter()
             .take(5)
             .map(|(index, name, seconds)| {
-                let name = which::given_name(i.id, *index, name)
-                    .map_or_else(String::new, |n| format!(" {}", Untrusted::new(n)));
+                let name =
+                    which::given_name(i.id, *index, name).map_or_else(String::new, |n| format!(" {n}"));
                 format!("#{index}{name} {}", Elapsed((seconds * 1000.0) as u64))
             })
             .collect();
-        let _ = writeln!(out, "  slowest   {}", slowest.join(", "));
+        page.line(format_args!("  slowest   {}", slowest.join(", ")));
     }
-    let _ = writeln!(
-        out,
+    page.line(format_args!(
         "  used      {:.1} s of CPU, at most {} of memory in one task, {} of kept output",
         show.cpu_seconds,
         Bytes(show.peak_memory_bytes),
         Bytes(show.disk_bytes)
-    );
+    ));
     if let Some(eta) = show.eta_seconds
         && i.state == RunState::Active
     {
-        let _ = writeln!(out, "  left      about {}", Elapsed((eta.max(0.0) * 1000.0) as u64));
+        page.line(format_args!("  left      about {}", Elapsed((eta.max(0.0) * 1000.0) as u64)));
     }
-    let _ = writeln!(out, "  next      {}", next(show));
-    out
+    page.line(format_args!("  next      {}", next(show)));
+    page
 }
 
 fn next(show: &RunShowReply) -> String {
@@ -144,5 +143,5 @@ fn program(p: &Program) -> String {
 fn by_cause(causes: &BTreeMap<String, u32>) -> String {
     let mut all: Vec<_> = causes.iter().collect();
     all.sort_by_key(|(_, n)| std::cmp::Reverse(**n));
-    all.iter().map(|(cause, n)| format!("{n} {}", Untrusted::new(cause))).collect::<Vec<_>>().join(", ")
+    all.iter().map(|(cause, n)| format!("{n} {cause}")).collect::<Vec<_>>().join(", ")
 }

@@ -3,13 +3,15 @@
 use super::results::state_word;
 use super::which;
 use crate::cli::failure::{Failure, Outcome};
+use crate::cli::page::Page;
 use crate::cli::session::Session;
 use crate::cli::{ending, json, stdio};
 use clap::Args;
 use clove_abi::calls::{ProcLogs, RunTasks, TaskInfo};
-use clove_abi::untrusted::Untrusted;
 use clove_manifest::units::{Bytes, Elapsed};
-use std::fmt::Write as _;
+
+/// Before each line that an agent wrote.
+const AGENTS: &str = "    | ";
 
 /// Shows everything about one task: configuration, result, traceback, how each attempt ended
 #[derive(Args, Debug)]
@@ -38,16 +40,16 @@ pub fn run(args: &InspectArgs) -> Outcome {
     if args.json {
         json::print(&task);
     } else {
-        let mut shown = text(&task);
+        let mut page = text(&task);
         // A task that raised has no certificate with its last output: the process itself was fine.
         if task.exception.is_some() && !task.certificates.iter().any(|c| c.attempt == task.attempts) {
             let printed = output(&mut session, &task.id);
             if !printed.is_empty() {
-                shown.push_str("  printed\n");
-                block(&mut shown, &printed);
+                page.line("  printed");
+                page.block(AGENTS, &printed);
             }
         }
-        stdio::data(shown.as_bytes());
+        stdio::show(&page);
     }
     Ok(0)
 }
@@ -75,59 +77,42 @@ fn output(session: &mut Session, task: &str) -> String {
     lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
-fn text(t: &TaskInfo) -> String {
-    let mut out = String::new();
-    // Writing to a String can't fail.
-    let _ = writeln!(
-        out,
-        "{}  {}  {}, attempts: {}",
-        t.id,
-        Untrusted::new(&t.name),
-        state_word(t.state),
-        t.attempts
-    );
+fn text(t: &TaskInfo) -> Page {
+    let mut page = Page::new();
+    page.line(format_args!("{}  {}  {}, attempts: {}", t.id, t.name, state_word(t.state), t.attempts));
     if let Some(agent) = &t.agent {
         let pid = t.pid.map(|p| format!(" (pid {p})")).unwrap_or_default();
-        let _ = writeln!(out, "  agent     {}{pid}", Untrusted::new(agent));
+        page.line(format_args!("  agent     {agent}{pid}"));
     }
     if let Some(s) = t.seconds {
-        let _ = writeln!(out, "  took      {}", Elapsed((s * 1000.0) as u64));
+        page.line(format_args!("  took      {}", Elapsed((s * 1000.0) as u64)));
     }
     for (word, value) in [("config", &t.config), ("result", &t.result)] {
         if let Some(v) = value {
-            let _ = writeln!(out, "  {word}    {}", Untrusted::new(&v.to_string()));
+            page.line(format_args!("  {word}    {v}"));
         }
     }
     if let Some(e) = &t.exception {
-        let _ = writeln!(out, "  raised    {}: {}", Untrusted::new(&e.class), Untrusted::new(&e.message));
-        block(&mut out, &e.traceback);
+        page.line(format_args!("  raised    {}: {}", e.class, e.message));
+        page.block(AGENTS, &e.traceback);
     }
     for c in &t.certificates {
-        let _ = writeln!(
-            out,
+        page.line(format_args!(
             "  attempt {} ended after {}: {}",
             c.attempt,
             Elapsed(c.wall_ms()),
             ending::last_line(c)
-        );
-        let _ = writeln!(
-            out,
+        ));
+        page.line(format_args!(
             "    agent {}, peak memory {} of {}, CPU {:.2} s",
             c.agent,
             Bytes(c.usage.peak_memory_bytes),
             Bytes(c.limits.memory_bytes),
             (c.usage.cpu_user_us + c.usage.cpu_system_us) as f64 / 1e6
-        );
+        ));
         if t.exception.is_none() || c.cause.is_death() {
-            block(&mut out, &c.tail);
+            page.block(AGENTS, &c.tail);
         }
     }
-    out
-}
-
-/// Lines of an agent's text, set in.
-pub fn block(out: &mut String, text: &str) {
-    for line in text.trim_end().lines() {
-        let _ = writeln!(out, "    | {}", Untrusted::lines_kept(line));
-    }
+    page
 }

@@ -2,16 +2,13 @@
 
 use super::warm_inputs;
 use crate::cli::environment::{self, Wishes};
-use crate::cli::failure::Failure;
+use crate::cli::failure::{Failure, NOT_FOUND};
 use crate::cli::interpreter;
 use crate::cli::python::Python;
 use crate::cli::visibility;
 use clove_abi::run::{Mount, Program, RunSpec, TemplateSpec};
 use clove_manifest::{Entry, Sweep, source};
 use std::path::{Path, PathBuf};
-
-/// The oldest Python that the library supports.
-const OLDEST_PYTHON: (u32, u32) = (3, 9);
 
 /// What the command line adds to a sweep.
 #[derive(Debug, Default)]
@@ -96,6 +93,7 @@ fn warm(sweep: &Sweep, script: &Path, folder: &Path, path_variable: &str) -> Res
             python: python.executable,
             preload: sweep.preload.clone(),
             setup: sweep.setup.clone(),
+            load_ms: sweep.load_ms,
             script: Some(script.display().to_string()),
             sys_path: vec![folder.display().to_string()],
             inputs_digest,
@@ -106,25 +104,20 @@ fn warm(sweep: &Sweep, script: &Path, folder: &Path, path_variable: &str) -> Res
 /// The one that the sweep names, else the caller's: the active virtual environment, or `python3` on the PATH.
 fn interpreter_of(sweep: &Sweep, folder: &Path, path_variable: &str) -> Result<Python, Failure> {
     let (name, from) = match (&sweep.python, std::env::var("VIRTUAL_ENV")) {
-        (Some(p), _) => (p.value.clone(), "the sweep's `python`"),
+        (Some(p), _) => (p.value.clone(), "--python, or `python` in its file"),
         (None, Ok(venv)) if Path::new(&venv).join("bin/python").exists() => {
             (format!("{venv}/bin/python"), "VIRTUAL_ENV")
         }
         _ => ("python3".to_owned(), "PATH"),
     };
-    let python = interpreter::python(&name, path_variable, folder).map_err(|e| {
-        let hint = if e.hint.is_empty() {
+    interpreter::python(&name, path_variable, folder).map_err(|e| {
+        let hint = if e.hint.is_empty() || from == "PATH" && e.code == NOT_FOUND {
             "install python3, or name one: --python .venv/bin/python".to_owned()
         } else {
             e.hint.clone()
         };
-        Failure::new(e.what).why(format!("it was to be the sweep's interpreter (from {from})")).hint(hint)
-    })?;
-    if (python.version.0, python.version.1) < OLDEST_PYTHON {
-        let (major, minor, micro) = python.version;
-        return Err(Failure::new(format!("{} is Python {major}.{minor}.{micro}", python.executable))
-            .why(format!("at least {}.{} is needed", OLDEST_PYTHON.0, OLDEST_PYTHON.1))
-            .hint("name a newer one: --python /usr/bin/python3.11, or python = \"...\" in the sweep file"));
-    }
-    Ok(python)
+        let role = format!("it was to be the sweep's interpreter (from {from})");
+        let why = if e.why.is_empty() { role } else { format!("{}; {role}", e.why) };
+        Failure::new(e.what).why(why).hint(hint)
+    })
 }
