@@ -225,12 +225,17 @@ class House:
         path = self.home / "kernel.log"
         return "kernel.log:\n" + path.read_text(errors="replace")[-4000:] if path.exists() else "no kernel.log"
 
-    def close(self) -> None:
-        """Ends all that the test started."""
+    def end_children(self, but: Optional[subprocess.Popen[str]] = None) -> None:
+        """Ends the commands that the test started."""
         for child in self._started:
-            if child.poll() is None:
+            if child is not but and child.poll() is None:
                 child.kill()
                 child.wait()
+
+    def close(self) -> None:
+        """Ends all that the test started."""
+        self.end_children()
+        for child in self._started:
             for stream in (child.stdin, child.stdout, child.stderr):
                 if stream is not None:
                     stream.close()

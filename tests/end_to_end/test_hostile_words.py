@@ -106,7 +106,19 @@ def test_what_tasks_say_is_harmless_in_every_listing(house: House) -> None:
     count = len(words())
     everyone = {MARK % i for i in range(count)}
     hostile_name = bouquet([*words("markup")[:1], *words("invisible")[:4]])
-    args = ["sweep", "run", "s.py", "--list", "l.jsonl", "--name", hostile_name, "--timeout", "60s", "--retry-deaths", "0"]
+    args = [
+        "sweep",
+        "run",
+        "s.py",
+        "--list",
+        "l.jsonl",
+        "--name",
+        hostile_name,
+        "--timeout",
+        "60s",
+        "--retry-deaths",
+        "0",
+    ]
     args += ["--task-name", "{mark}-{way}", "--jobs", "2"]
 
     # The run itself, on a terminal with a moving bar. What may move it is known from a harmless one.
@@ -142,7 +154,9 @@ def test_what_tasks_say_is_harmless_in_every_listing(house: House) -> None:
         assert results[i]["config"] == config
         if config["way"] == "return":
             word, mark = config["word"], config["mark"]
-            assert results[i]["result"] == {mark + word: word + mark, "mark": mark, "list": [word, {word: word}]}, results[i]
+            assert results[i]["result"] == {mark + word: word + mark, "mark": mark, "list": [word, {word: word}]}, (
+                results[i]
+            )
         if config["way"] == "raise":
             assert results[i]["exception"]["message"] == config["word"] + config["mark"], results[i]
     check_csv(house, run, everyone)
@@ -187,8 +201,15 @@ def test_long_words_are_cut_where_a_line_is_a_line(house: House) -> None:
     """)  # fmt: skip
     configs = []
     for word in words("long"):
-        piece = next(n for n in (1, 2, 4) if word.data == word.data[:n] * (len(word.data) // n) and word.data[:n].decode("utf-8", "ignore"))
-        configs += [{"hex": word.data[:piece].hex(), "times": len(word.data) // piece, "way": w} for w in ("return", "raise", "exit")]
+        piece = next(
+            n
+            for n in (1, 2, 4)
+            if word.data == word.data[:n] * (len(word.data) // n) and word.data[:n].decode("utf-8", "ignore")
+        )
+        configs += [
+            {"hex": word.data[:piece].hex(), "times": len(word.data) // piece, "way": w}
+            for w in ("return", "raise", "exit")
+        ]
     (house.work / "l.jsonl").write_text("\n".join(map(json.dumps, configs)) + "\n")
     for args in (["run", "long.py", "--list", "l.jsonl", "--retry-failures", "0"], ["results"], ["attach", "last"]):
         shown = look(house, "sweep", *args, code=[0, 1])
@@ -216,7 +237,9 @@ def check_kernel_log(house: House) -> None:
 
 def harmless_bar(house: House) -> set:
     """The sequences that a progress bar is made of."""
-    house.write("plain.py", "import time\ndef run(config, shared):\n    time.sleep(0.02)\n    return 1 / (config['a'] % 3)\n")
+    house.write(
+        "plain.py", "import time\ndef run(config, shared):\n    time.sleep(0.02)\n    return 1 / (config['a'] % 3)\n"
+    )
     t = house.terminal("sweep", "run", "plain.py", "--grid", "a=" + ",".join(map(str, range(60))), "--jobs", "2")
     t.wait()
     found = set(SEQUENCE.findall(t.seen))
@@ -240,13 +263,15 @@ def check_csv(house: House, run: str, everyone: set) -> None:
     assert all(len(row) == len(rows[0]) for row in rows) and len(rows) == 1 + len(house.results(run))
     assert checked > 1000
     # Positive control: the same eyes see those of the corpus.
-    assert all(is_formula(w.text) for w in words("formula") if w.name in ("dde", "plus", "minus", "at", "blank-formula"))
+    assert all(
+        is_formula(w.text) for w in words("formula") if w.name in ("dde", "plus", "minus", "at", "blank-formula")
+    )
     assert not is_formula("-1.5") and not is_formula("+1e9")
 
 
 def is_formula(cell: str) -> bool:
     """A spreadsheet would calculate it (OWASP, CSV injection)."""
-    bare = cell.strip(" \u00a0\u3000\"")
+    bare = cell.strip(' \u00a0\u3000"')
     if not bare.startswith(("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")):
         return False
     try:
@@ -261,11 +286,17 @@ def test_what_programs_say_is_harmless_in_logs(house: House) -> None:
     (house.work / "said").write_bytes(everything)
     said = f"{house.work}/said:/said"
     argument = bouquet(STORABLE)
-    house.clove("run", "-d", "--name", "speaker", "-v", said, "--", "sh", "-c", "cat /said; cat /said >&2; exit 3", argument).ok()
+    house.clove(
+        "run", "-d", "--name", "speaker", "-v", said, "--", "sh", "-c", "cat /said; cat /said >&2; exit 3", argument
+    ).ok()
     house.clove("wait", "speaker")
     # A pipe gets the bytes.
     piped = subprocess.run(
-        [house.clove_bin, "logs", "--stream", "out", "speaker"], env=house.env, capture_output=True, check=True, timeout=60
+        [house.clove_bin, "logs", "--stream", "out", "speaker"],
+        env=house.env,
+        capture_output=True,
+        check=True,
+        timeout=60,
     )
     assert piped.stdout == everything
     everyone = {MARK % i for i, w in enumerate(WORDS) if w.kind != "long"}
@@ -297,7 +328,12 @@ def test_hostile_command_lines_are_answered_harmlessly(house: House) -> None:
     house.write("ok.py", "def run(config, shared):\n    return 1\n")
     house.write("ok", "#!/bin/sh\necho 1 > $CLOVE_RESULT\n", 0o755)
     house.clove("sweep", "run", "./ok", "--grid", "a=1").ok()
-    for chosen in (words("terminal", "invisible"), words("markup", "formula"), words("shell", "format", "as-is"), words("bytes")):
+    for chosen in (
+        words("terminal", "invisible"),
+        words("markup", "formula"),
+        words("shell", "format", "as-is"),
+        words("bytes"),
+    ):
         bad = bouquet(w for w in chosen if w.name != "option")
         short = bad.replace("/", "")[:100]
         (house.work / f"{short}.toml").write_text('script = "ok.py"\n[grid]\na = 1\n')
@@ -307,7 +343,9 @@ def test_hostile_command_lines_are_answered_harmlessly(house: House) -> None:
         (house.work / "inner.toml").write_text(
             f"script = 'ok.py'\n{escaped} = {escaped}\n[grid]\na = {escaped}\n", encoding="utf-8"
         )
-        (house.work / "raw.toml").write_bytes(b"script = 'ok.py'\nname = '" + bad.encode("utf-8", "surrogateescape") + b"'\n")
+        (house.work / "raw.toml").write_bytes(
+            b"script = 'ok.py'\nname = '" + bad.encode("utf-8", "surrogateescape") + b"'\n"
+        )
         (house.work / "list.jsonl").write_bytes(bad.encode("utf-8", "surrogateescape"))
         commands: List[List[str]] = [
             [bad], ["inspect", bad], ["kill", bad], ["kill", bad, bad], ["wait", bad], ["logs", bad], ["explain", bad], ["ps", bad],
@@ -357,12 +395,15 @@ def test_templates_that_fail_say_so_harmlessly(house: House) -> None:
         assert kind == "exit" or "mark" in shown, f"{kind}: {shown}"
         assert_harmless(kind, house.clove("sweep", "show", f"n-{kind}", "--json").ok().out)
     # A template that says hostile things of itself, and is ready.
-    house.write("notes.py", f"""\
+    house.write(
+        "notes.py",
+        f"""\
         import gc
         W = {word!a}
         [o.notes.append(W) for o in gc.get_objects() if type(o).__name__ == "Template"]
         def run(config, shared): return 1
-    """)
+    """,
+    )
     look(house, "sweep", "run", "notes.py", "--grid", "a=1", "--name", "n-notes")
     assert "mark" in (house.home / "kernel.log").read_text(), "the control: its words are in there"
     check_kernel_log(house)
@@ -370,21 +411,29 @@ def test_templates_that_fail_say_so_harmlessly(house: House) -> None:
 
 def test_names_reach_notify_as_values_only(house: House) -> None:
     house.write("ok.py", "def run(config, shared):\n    return config\n")
-    chosen = [w for w in words("shell", "format", "markup", "formula", "as-is", "invisible") if not re.search(r"[\x00-\x1f\x7f-\x9f]", w.text)]
+    chosen = [
+        w
+        for w in words("shell", "format", "markup", "formula", "as-is", "invisible")
+        if not re.search(r"[\x00-\x1f\x7f-\x9f]", w.text)
+    ]
     assert len(chosen) > 20
     name = bouquet(chosen[::-1])[:90]
     names = [*[w.text for w in chosen if len(w.text.encode()) < 200][:6], name]
     for i, one in enumerate(names):
         command = f'printf "%s" "$CLOVE_NOTIFY_NAME" > {house.work}/notified.{i}.part; mv {house.work}/notified.{i}.part {house.work}/notified.{i}'
         house.clove("sweep", "run", "ok.py", "--grid", "a=1", f"--name={one}", "--notify", command).ok()
-        told = until(lambda i=i: (p := house.work / f"notified.{i}").exists() and p.read_text(), f"the notification of {one!r}")
+        told = until(
+            lambda i=i: (p := house.work / f"notified.{i}").exists() and p.read_text(), f"the notification of {one!r}"
+        )
         assert told == one
     found = [str(p) for p in house.folder.rglob("pwned")] + [p for p in ("/pwned", "/tmp/pwned") if os.path.exists(p)]
     assert found == []
     # What isn't a name is refused, not cut.
     for word in words("terminal"):
         ended = house.clove("sweep", "run", "ok.py", "--grid", "a=1", f"--name=x{word.text.replace(chr(0), '')}")
-        assert ended.code != 0 or not re.search(r"[\x00-\x1f\x7f-\x9f]", word.text.replace("\0", "")), f"{word.name}\n{ended}"
+        assert ended.code != 0 or not re.search(r"[\x00-\x1f\x7f-\x9f]", word.text.replace("\0", "")), (
+            f"{word.name}\n{ended}"
+        )
         assert_harmless(word.name, ended.out + ended.err)
 
 
@@ -468,8 +517,14 @@ def test_a_caller_of_hostile_agents_is_not_harmed(house: House) -> None:
     import sys
 
     master, slave = pty.openpty()
-    env = {"PYTHONPATH": str(Path(__file__).resolve().parents[2] / "python"), "CLOVE_BIN": house.clove_bin, "PYTHONIOENCODING": "utf-8"}
-    caller = house.start_any([sys.executable, "caller.py"], env=env, stdin=slave, stdout=slave, stderr=slave, text=False, errors=None)
+    env = {
+        "PYTHONPATH": str(Path(__file__).resolve().parents[2] / "python"),
+        "CLOVE_BIN": house.clove_bin,
+        "PYTHONIOENCODING": "utf-8",
+    }
+    caller = house.start_any(
+        [sys.executable, "caller.py"], env=env, stdin=slave, stdout=slave, stderr=slave, text=False, errors=None
+    )
     os.close(slave)
     os.set_blocking(master, False)
     seen = b""

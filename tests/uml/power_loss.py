@@ -147,8 +147,8 @@ class Round:
 
     def draw(self) -> Moment:
         left = self.tasks - len(self.done)
-        # The control has to have shown something that it can lose.
-        if self.disk != "lies" and (left < 2 or self.random.random() < 0.2):
+        # The others have to have shown something that can be lost.
+        if self.disk == "plain" and (left < 2 or self.random.random() < 0.25):
             return Moment(self.random.uniform(0, 2.5), 0, 0)
         # At once after a result was shown, what comes after the showing hasn't happened yet.
         then = 0 if self.disk == "slow" else self.random.choice([0, self.random.uniform(0, 0.25)])

@@ -8,7 +8,7 @@ use clove_abi::calls::{KernelHello, KernelHelloReply, KernelShutdown};
 use clove_abi::{ABI_VERSION, ErrorCode};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -111,7 +111,7 @@ pub struct Holder {
     pub pid: Option<u32>,
     /// It is a kernel: its pid hasn't gone to something else, and isn't another PID namespace's.
     pub is_kernel: bool,
-    /// Stopped by a signal, or by a debugger.
+    /// Stopped by a signal. (One that is traced stops for an instant at each system call: that isn't this.)
     pub is_stopped: bool,
 }
 
@@ -126,7 +126,7 @@ impl Holder {
         // The state follows the name, which is in brackets and may hold anything (proc_pid_stat(5)).
         let stat = read("stat");
         let after_name = stat.iter().rposition(|b| *b == b')').map_or(&[][..], |i| &stat[i + 1..]);
-        let is_stopped = is_kernel && matches!(after_name.get(1), Some(b'T' | b't'));
+        let is_stopped = is_kernel && after_name.get(1) == Some(&b'T');
         Holder { pid, is_kernel, is_stopped }
     }
 
@@ -398,7 +398,11 @@ fn spawn_kernel(options: &StartOptions, deadline: Instant) -> Result<StartOutcom
                 return Ok(StartOutcome::Locked);
             }
             let (reason, hint) = match text.split_once(TRY) {
-                _ if text.is_empty() => (format!("it ended with {ended}"), None),
+                _ if text.is_empty() => {
+                    let by_signal =
+                        "memory may be short, or limited for this shell (ulimit -a); kernel.log may say more";
+                    (format!("it ended with {ended}"), ended.signal().map(|_| by_signal.to_owned()))
+                }
                 Some((reason, hint)) => (reason.to_owned(), Some(hint.to_owned())),
                 None => (text.to_owned(), None),
             };

@@ -378,9 +378,9 @@ pub struct OpenError {
 #[non_exhaustive]
 pub enum OpenErrorKind {
     #[error("{0}")]
-    Io(IoFailure),
+    Io(#[source] IoFailure),
     #[error("{0}")]
-    Read(ReadErrorKind),
+    Read(#[source] ReadErrorKind),
     #[error("another process has it open; stop that one first")]
     Locked,
 }

@@ -28,7 +28,7 @@ pub const FD_REPORT: usize = 10;
 /// The word that lets an embryo go.
 pub const GO: u8 = b'G';
 
-const REQUEST_MAGIC: u32 = 0x3146_4c43;
+const REQUEST_MAGIC: u32 = 0x3246_4c43;
 const REPLY_MAGIC: u32 = 0x3152_4c43;
 pub const REPLY_BYTES: usize = 24;
 pub const OUTCOME_BYTES: usize = 8;

@@ -131,7 +131,7 @@ fn data_goes_to_stdout_and_is_what_it_says() {
     assert_eq!(json(&["version", "--json"])["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(json(&["kernel", "info", "--json"])["running"], false);
     let socket = String::from_utf8(room.clove(&["kernel", "socket"]).stdout).expect("path");
-    assert!(Path::new(socket.trim()).parent().is_some_and(Path::is_dir) && socket.ends_with("/k.sock\n"));
+    assert!(Path::new(socket.trim()).is_absolute() && socket.ends_with("/k.sock\n"), "{socket}");
     assert!(room.clove(&["completions", "bash"]).stdout.len() > 1000);
     assert!(room.clove(&["stop"]).status.success());
 }

@@ -474,6 +474,7 @@ fn measure_bystanders() {
         std::thread::sleep(Duration::from_secs(1));
         note("an agent floods 60 connections", listen());
         house.ok(&["kill", "flood"]);
+        house.clove(&["wait", "flood"]);
         let mut idle: Vec<Raw> = (0..1_000).map(|_| house.connect()).collect();
         idle.iter_mut().for_each(|c| assert!(c.is_usable()));
         note("1,000 connections", listen());
@@ -506,9 +507,9 @@ fn half_frames_fill_no_memory() {
     println!("1,000 half frames of one process: {} MiB more", grown / MIB);
     assert!(grown < 256 * MIB, "{grown} bytes");
     // Agents, each with all the connections that it may have.
-    let doors: Vec<_> = (0..8).map(|n| house.agent(&format!("door{n}"))).collect();
+    let doors: Vec<_> = (0..12).map(|n| house.agent(&format!("door{n}"))).collect();
     let before = house.memory("VmRSS");
-    let grown = with_bystander(&house, "8 agents with half frames", || {
+    let grown = with_bystander(&house, "12 agents with half frames", || {
         let _kept: Vec<_> = doors.iter().map(|d| half_frames(d, 60)).collect();
         let grown = house.memory("VmRSS").saturating_sub(before);
         // Others can still send what is large: who holds most of the shared memory and does nothing loses it.
@@ -585,6 +586,36 @@ fn a_tail_that_nobody_asked_for_is_not_kept() {
     house.check();
 }
 
+/// The positive control of all bounds: what is large comes and goes whole, with readers of any pace.
+#[test]
+fn large_answers_arrive_whole() {
+    let house = House::new();
+    let bytes: Vec<u8> = (0..24u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    let mut c = house.connect();
+    c.send(&encode(BLOB_PUT, 0, 1, b"{}", &bytes));
+    let digest = c.receive().expect("an answer").body["digest"].as_str().expect("a digest").to_owned();
+    let get = encode(BLOB_GET, 0, 2, json!({"digest": digest}).to_string().as_bytes(), &[]);
+    with_bystander(&house, "large answers", || {
+        let threads: Vec<_> = (0..3)
+            .map(|n| {
+                let (mut c, get, bytes) = (house.connect(), get.clone(), bytes.clone());
+                std::thread::spawn(move || {
+                    for round in 0..20 {
+                        c.send(&get);
+                        if n == 1 {
+                            std::thread::sleep(Duration::from_millis(5));
+                        }
+                        let a = c.receive().expect("an answer");
+                        assert!(a.tail == bytes, "round {round}: {} bytes, {:?}", a.tail.len(), a.code());
+                    }
+                })
+            })
+            .collect();
+        threads.into_iter().for_each(|t| t.join().expect("all of it"));
+    });
+    house.check();
+}
+
 #[test]
 fn blobs_that_are_asked_for_and_never_read() {
     let house = House::new();
@@ -657,7 +688,7 @@ fn thousands_of_descriptors(socket: &Path) {
         [h.encode().as_slice(), b"{}"].concat()
     };
     let mut c = Raw::to(socket);
-    assert!(c.send_fds(&put(1), &[memfd.as_fd()]));
+    c.send_fds(&put(1), &[memfd.as_fd()]).expect("sent");
     let a = c.receive().expect("an answer");
     assert_eq!((a.code(), a.body["bytes"].as_u64()), (None, Some(5)), "{a:?}");
     // Not sealed, not a memory file, too many, with a row that takes none, with a number that no row has.
@@ -679,7 +710,7 @@ fn thousands_of_descriptors(socket: &Path) {
     ];
     for (what, frame, fds) in wrong {
         let mut c = Raw::to(socket);
-        c.send_fds(&frame, &fds);
+        c.send_fds(&frame, &fds).expect("sent");
         // An answer first or not, it is over; what came without being told may only be seen after the answer.
         let mut codes = Vec::new();
         while let Some(a) = c.receive() {
@@ -688,7 +719,7 @@ fn thousands_of_descriptors(socket: &Path) {
         assert!(codes.iter().any(|c| c == "E0105" || c == "E0101"), "{what}: {codes:?}");
     }
     let mut c = Raw::to(socket);
-    c.send_fds(&ping(0xffff, 8), &[n; 8]);
+    c.send_fds(&ping(0xffff, 8), &[n; 8]).expect("sent");
     assert!(matches!(c.receive().expect("an answer").code(), Some("E0102" | "E0105")));
     // A body that is sent byte by byte, 250 descriptors with each of them.
     let mut c = Raw::to(socket);
@@ -696,7 +727,7 @@ fn thousands_of_descriptors(socket: &Path) {
     let mut sent = 0;
     for b in &frame {
         // The one at the other end may be slower than we are; more than so many can't be on their way.
-        let r = rustix_send_fds(&c.stream, &[*b], &[n; 250]);
+        let r = c.send_fds(&[*b], &[n; 250]);
         if r.is_err() {
             break;
         }
@@ -708,22 +739,10 @@ fn thousands_of_descriptors(socket: &Path) {
     }
     // And again and again, over new connections.
     for _ in 0..200 {
-        let c = Raw::to(socket);
-        let _ = rustix_send_fds(&c.stream, b"x", &[n; 250]);
+        let mut c = Raw::to(socket);
+        let _ = c.send_fds(b"x", &[n; 250]);
     }
     assert!(Raw::to(socket).is_usable());
-}
-
-fn rustix_send_fds(
-    s: &UnixStream,
-    bytes: &[u8],
-    fds: &[std::os::fd::BorrowedFd<'_>],
-) -> Result<usize, rustix::io::Errno> {
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-    let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    control.push(SendAncillaryMessage::ScmRights(fds));
-    sendmsg(s, &[std::io::IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)
 }
 
 #[test]
@@ -781,7 +800,7 @@ fn lingering_sockets(socket: &Path) {
             others.push(other);
         }
         let fds: Vec<_> = ours.iter().map(AsFd::as_fd).collect();
-        c.send_fds(frame, &fds);
+        c.send_fds(frame, &fds).expect("sent");
         // Only what is on its way holds them now.
         drop(ours);
         c
@@ -806,11 +825,11 @@ fn lingering_sockets(socket: &Path) {
     // Inside a socket that is itself passed on.
     let (a, b) = UnixStream::pair().expect("pair");
     let (mine, other) = lingering();
-    Raw::over(a).send_fds(b"x", &[mine.as_fd()]);
+    Raw::over(a).send_fds(b"x", &[mine.as_fd()]).expect("sent");
     drop(mine);
     others.push(other);
     let mut c = Raw::to(socket);
-    c.send_fds(&header(PING, 1), &[b.as_fd()]);
+    c.send_fds(&header(PING, 1), &[b.as_fd()]).expect("sent");
     drop(b);
     let _ = c.receive();
     std::thread::sleep(Duration::from_secs(2));

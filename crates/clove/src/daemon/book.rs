@@ -30,8 +30,8 @@ pub struct Opened {
 /// The journal can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BookError {
-    #[error("the journal in {dir} can't be opened: {source}")]
-    Open { dir: String, source: clove_journal::OpenError },
+    #[error(transparent)]
+    Open(#[from] clove_journal::OpenError),
     #[error("the journal's record {seq} can't be read: {why}")]
     Record { seq: u64, why: String },
     #[error("the journal's checkpoint at record {seq} can't be read: {why}")]
@@ -45,8 +45,7 @@ pub fn open(dir: &Path, wall_ms: u64) -> Result<Opened, BookError> {
         created_wall_ms: wall_ms,
         ..Options::default()
     };
-    let (journal, recovered) = Journal::open(dir, options)
-        .map_err(|source| BookError::Open { dir: dir.display().to_string(), source })?;
+    let (journal, recovered) = Journal::open(dir, options)?;
     let state = match &recovered.checkpoint {
         Some(c) => State::from_checkpoint(&c.bytes)
             .map_err(|e| BookError::Checkpoint { seq: c.seq, why: e.to_string() })?,

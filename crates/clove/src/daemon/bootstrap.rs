@@ -3,7 +3,8 @@
 use super::cells::Owner;
 use super::drivers::{Drivers, Inbox, Message};
 use super::refusal::{Refusal, without_numbers};
-use super::shell::{Parts, Shell, wall_ms};
+use super::shell::{Parts, Shell};
+use super::wall_clock::wall_ms;
 use super::{book, capacity, checkpoints, ground, logs, projection, sdk, sync, unjournaled};
 use anyhow::Context as _;
 use clove_client::Paths;
@@ -78,6 +79,8 @@ fn clear_away(paths: &Paths) {
 fn start(options: &mut Options) -> anyhow::Result<Shell> {
     ground::check_rights()?;
     ground::raise_nofile()?;
+    ground::raise_file_size()?;
+    let limits = ground::lift_limits();
     rustix::process::umask(Mode::from_raw_mode(0o077));
     let lock = lock(&options.paths)?;
     // Its predecessor may have taken the folder away while this process waited for the lock.
@@ -87,6 +90,9 @@ fn start(options: &mut Options) -> anyhow::Result<Shell> {
     if options.background {
         go_background(&options.paths)?;
     }
+    if !limits.is_empty() {
+        say!("limited by what started it, for each of its processes: {}", limits.join(", "));
+    }
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
     let config =
@@ -94,7 +100,8 @@ fn start(options: &mut Options) -> anyhow::Result<Shell> {
     // The child closes everything but its socket, the lock's descriptor too: a dead kernel's launcher must not hold it.
     let (launcher_pid, mut link) =
         clove_sandbox::fork_launcher(config).context("the launcher can't be forked")?;
-    let signals = clove_sys::signals::watch_terminate().context("signals can't be watched")?;
+    let signals =
+        clove_sys::signals::watch_terminate(!options.background).context("signals can't be watched")?;
 
     let opened = book::open(&data_dir.join("journal"), wall_ms())?;
     for n in &opened.notes {

@@ -27,7 +27,7 @@ pub const MAX_UNSENT: usize = 256 << 10;
 /// With more than this many calls unanswered, no call is taken from the peer.
 pub const MAX_UNANSWERED: usize = 4_096;
 /// Written in one go.
-pub const WRITE_PER_TURN: usize = 256 << 10;
+pub const WRITE_PER_TURN: usize = 128 << 10;
 /// Pieces in one sendmsg(2).
 const PIECES: usize = 32;
 /// Descriptors that wait for their frames.

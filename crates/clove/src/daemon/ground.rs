@@ -4,6 +4,8 @@ use super::refusal::Refusal;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 
+/// A few segments of the journal; and room for `state.db`.
+const LEAST_FILE_BYTES: u64 = 64 << 20;
 /// Fewer open files than this don't even carry a handful of agents.
 const LEAST_FILES: u64 = 256;
 /// Thousands of agents need a handful of descriptors each.
@@ -53,6 +55,49 @@ pub fn check_rights() -> Result<(), Refusal> {
 
 fn listed(names: &[&str]) -> String {
     names.iter().map(|n| format!("CAP_{n}")).collect::<Vec<_>>().join(", ")
+}
+
+/// Lifts what the shell of whoever started the kernel has limited for itself: agents have limits of their own. Gives
+/// those that can't be lifted, in words.
+pub fn lift_limits() -> Vec<String> {
+    const INHERITED: &[(Resource, &str)] = &[
+        (Resource::Cpu, "seconds of CPU time (ulimit -t)"),
+        (Resource::As, "bytes of address space (ulimit -v)"),
+        (Resource::Data, "bytes of data (ulimit -d)"),
+        (Resource::Rss, "bytes of resident memory (ulimit -m)"),
+    ];
+    let mut left = Vec::new();
+    for (resource, words) in INHERITED {
+        let have = getrlimit(*resource);
+        let _ = setrlimit(*resource, Rlimit { current: None, maximum: None })
+            .or_else(|_| setrlimit(*resource, Rlimit { current: have.maximum, maximum: have.maximum }));
+        if let Some(n) = getrlimit(*resource).current {
+            left.push(format!("{n} {words}"));
+        }
+    }
+    left
+}
+
+/// Raises the size that files may have, and looks whether it is enough: the journal's segments have 16 MiB, its index
+/// grows with the history.
+///
+/// # Errors
+/// When not even a journal can be had.
+pub fn raise_file_size() -> Result<(), Refusal> {
+    let have = getrlimit(Resource::Fsize);
+    let _ = setrlimit(Resource::Fsize, Rlimit { current: None, maximum: None })
+        .or_else(|_| setrlimit(Resource::Fsize, Rlimit { current: have.maximum, maximum: have.maximum }));
+    match getrlimit(Resource::Fsize).current {
+        Some(bytes) if bytes < LEAST_FILE_BYTES => Err(Refusal::new(
+            format!(
+                "a file may have {} KiB at most, and it needs {} MiB",
+                bytes >> 10,
+                LEAST_FILE_BYTES >> 20
+            ),
+            "raise the limit: `ulimit -f unlimited` before the command, or LimitFSIZE= of the service",
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Raises the number of files that may be open, and looks whether it is enough.

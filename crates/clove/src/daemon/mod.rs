@@ -33,6 +33,7 @@ mod sync;
 mod templates;
 mod turns;
 mod unjournaled;
+mod wall_clock;
 
 pub use book::{BookError, rerun};
 pub use bootstrap::{Options, serve};

@@ -153,7 +153,7 @@ impl Shell {
 
     fn show(&mut self, to: ReplyTo, run: RunId) {
         let Some(r) = self.core.state.runs.get(&run) else { return self.fail(to, &view::no_run(run)) };
-        let mut body = view::show(&self.core.state, r, super::shell::wall_ms());
+        let mut body = view::show(&self.core.state, r, self.wall_clock.now_ms());
         let folder = self.run_folder(run);
         self.drivers.run(
             move || {

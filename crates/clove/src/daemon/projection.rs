@@ -577,7 +577,7 @@ impl Keeper {
             None if now >= self.trim_at => {
                 self.trim_at = now + DAY;
                 let kept = u64::try_from(KEPT.as_millis()).unwrap_or(u64::MAX);
-                self.store.trim(super::shell::wall_ms().saturating_sub(kept))?;
+                self.store.trim(super::wall_clock::wall_ms().saturating_sub(kept))?;
             }
             _ => {}
         }

@@ -19,6 +19,7 @@ use super::sockets::{DOOR, RELIEF_MS, Todo};
 use super::sync::Syncer;
 use super::templates::Template;
 use super::turns::Turns;
+use super::wall_clock::{WallClock, wall_ms};
 use super::{blobs, book};
 use clove_abi::error::{ErrorCode, SysError};
 use clove_abi::frame;
@@ -109,6 +110,7 @@ pub struct Shell {
     pub backend: String,
     pub started_wall_ms: u64,
     clock: Instant,
+    pub wall_clock: WallClock,
     pub connections: HashMap<ConnId, Connection>,
     pub next_conn: u64,
     pub cells: HashMap<Token, Cell>,
@@ -179,11 +181,6 @@ fn answer(to: ReplyTo, body: &[u8], tail_len: usize) -> Result<Vec<u8>, SysError
     Ok(frame::encode_head(0, frame::FLAG_REPLY, to.correlation, body, tail_len))
 }
 
-/// Milliseconds since the Unix epoch.
-pub fn wall_ms() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
-}
-
 impl Shell {
     /// Puts the parts together and watches the descriptors.
     pub fn new(p: Parts) -> std::io::Result<Shell> {
@@ -225,6 +222,7 @@ impl Shell {
             started_by: p.started_by,
             backend: p.backend,
             started_wall_ms: wall_ms(),
+            wall_clock: WallClock::new(),
             clock: Instant::now(),
             connections: HashMap::new(),
             next_conn: 1,
@@ -370,9 +368,15 @@ impl Shell {
             let quiet = self.cells.is_empty() && !waiting && flushed;
             return self.launcher_gone || quiet || now >= deadline;
         }
-        let busy = !self.connections.is_empty()
-            || self.core.state.live().next().is_some()
+        let working = self.core.state.live().next().is_some()
             || self.core.state.runs.values().any(|r| r.state == RunState::Active);
+        let busy = working || !self.connections.is_empty();
+        if !working && let Some(by) = self.wall_clock.follow_host() {
+            say!(
+                "the host's clock was set, by {} s; the kernel's follows it now, as nothing runs",
+                by / 1000
+            );
+        }
         if busy {
             self.idle_since_ms = now;
             self.blobs_stale = true;
@@ -506,7 +510,7 @@ impl Shell {
             Event::Call { call, .. } => call.sysno().spec().audit,
             _ => Audit::State,
         };
-        let input = Input { wall_ms: wall_ms(), mono_ms: self.mono_ms(), event };
+        let input = Input { wall_ms: self.wall_clock.now_ms(), mono_ms: self.mono_ms(), event };
         let outcome = self.core.handle(&input);
         if !outcome.changes.is_empty() || audit == Audit::Record {
             let mono_ns = self.clock.elapsed().as_nanos() as u64;

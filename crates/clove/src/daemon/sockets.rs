@@ -2,8 +2,8 @@
 //!
 //! epoll tells once that there is something to read (edge-triggered); from then on the connection asks for turns until
 //! all has been read. A turn is a few frames of one connection; turns go round between parties (`turns.rs`), and every
-//! `ROUND` the loop writes the journal, lets the replies out and looks who else has come. So a call of somebody who was
-//! silent waits for one round at most, whatever others send.
+//! `ROUND` the loop writes the journal, lets the replies out and looks who else has come. Those who were silent come
+//! first, and have a round of their own. So their calls wait for one round at most, whatever others send.
 
 use super::allowance::{Hold, Short};
 use super::connection::{
@@ -25,11 +25,11 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 /// Frames taken from one connection in a turn.
-const FRAMES_PER_TURN: usize = 16;
+const FRAMES_PER_TURN: usize = 8;
 /// Bytes read from one connection in a turn.
-const READ_PER_TURN: usize = 128 << 10;
+const READ_PER_TURN: usize = 64 << 10;
 /// After this long, the round of turns ends: the journal is written, and replies leave.
-const ROUND: Duration = Duration::from_micros(150);
+const ROUND: Duration = Duration::from_micros(60);
 /// What a reply costs when it leaves, which nobody measures: counted with the turn that asked for it.
 const REPLY_NS: u64 = 4_000;
 /// Connections at the front door.
@@ -191,7 +191,14 @@ impl Shell {
         let begun = Instant::now();
         let mut last = begun;
         self.round_is_over = false;
-        while let Some((party, what)) = self.turns.take() {
+        let mut some_were_fresh = false;
+        while let Some(fresh) = self.turns.next_is_fresh() {
+            if some_were_fresh && !fresh {
+                // Their replies don't wait for the work of those who have been at it.
+                return;
+            }
+            some_were_fresh |= fresh;
+            let Some((party, what)) = self.turns.take() else { continue };
             if self.drivers.closers().is_blocked(party) {
                 // What it has sent can't even be closed. It goes on when that is over (`let_go`).
                 self.turns.hold(party);
@@ -238,7 +245,7 @@ impl Shell {
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.resize(LARGE_PIECE, 0);
         let mut budget = READ_PER_TURN;
-        let again = self.take_frames(id, &mut buffer, &mut budget);
+        self.take_frames(id, &mut buffer, &mut budget);
         self.buffer = buffer;
         if let Some(c) = self.connections.get(&id)
             && c.hung_up
@@ -248,22 +255,21 @@ impl Shell {
             self.drop_connection(id);
         }
         // A long reply takes several turns, also when nothing else is asked.
-        again || self.connections.get(&id).is_some_and(|c| !c.is_flushed() && c.writable)
+        self.connections.get(&id).is_some_and(Connection::may_go_on)
     }
 
-    fn take_frames(&mut self, id: ConnId, buffer: &mut [u8], budget: &mut usize) -> bool {
+    fn take_frames(&mut self, id: ConnId, buffer: &mut [u8], budget: &mut usize) {
         let mut frames = 0;
         loop {
-            let Some(c) = self.connections.get_mut(&id) else { return false };
+            let Some(c) = self.connections.get_mut(&id) else { return };
             if c.closing || c.busy || c.stalled || c.is_slow() {
-                return false;
+                return;
             }
             if frames == FRAMES_PER_TURN {
-                return true;
+                return;
             }
             match c.step(buffer, budget) {
-                Step::Wait => return false,
-                Step::More => return true,
+                Step::Wait | Step::More => return,
                 Step::Judge(h) => self.judge(id, &h),
                 Step::Frame(f) => {
                     frames += 1;
@@ -277,7 +283,7 @@ impl Shell {
                 }
                 Step::Broken(e) => {
                     self.close_with(id, e.correlation, &SysError::new(ErrorCode::BadFrame, e.to_string()));
-                    return false;
+                    return;
                 }
                 Step::End(half) => {
                     match half {
@@ -287,7 +293,7 @@ impl Shell {
                         }
                         _ => self.drop_connection(id),
                     }
-                    return false;
+                    return;
                 }
             }
         }

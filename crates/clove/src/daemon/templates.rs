@@ -223,7 +223,8 @@ impl Shell {
             self.templates.remove(&token);
             return;
         }
-        if t.failing.is_some() {
+        // All are ended when the kernel leaves.
+        if t.failing.is_some() || self.stopping.is_some() {
             return;
         }
         let how = match status {

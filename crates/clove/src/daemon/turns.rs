@@ -58,6 +58,11 @@ impl<T> Turns<T> {
         self.file(caller);
     }
 
+    /// Whether the next turn is one of somebody who owes nothing: who was silent, not one who has been at it.
+    pub fn next_is_fresh(&self) -> Option<bool> {
+        self.ready.first().map(|place| place.0 <= self.now)
+    }
+
     /// Takes the next turn. To be followed by [`Turns::used`].
     pub fn take(&mut self) -> Option<(Party, T)> {
         let place = self.ready.pop_first()?;
@@ -177,6 +182,7 @@ mod tests {
         }
         t.ask(cell(9), 7);
         // Those who ask after it don't come before it; at most those whose clocks stand at the present do.
+        assert_eq!(t.next_is_fresh(), Some(true));
         let before = (0..).take_while(|_| turn(&mut t, 100) != Some((cell(9), 7))).count();
         assert!(before <= 8, "{before} turns went before it");
         // From now on it has its share, no more.
