@@ -302,7 +302,7 @@ class _Builder:
         import numpy
 
         self._charge(8 * len(_exact(items, list)))
-        out = numpy.empty(len(items), dtype=object)
+        out: Any = numpy.empty(len(items), dtype=object)
         for i, item in enumerate(items):
             out[i] = item
         return out.reshape(_shape(shape, len(items)))

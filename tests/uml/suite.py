@@ -170,7 +170,10 @@ def strict_is_refused_without_landlock() -> None:
     assert clove("run", "--profile", "default", "--", "true").returncode == 0, "the positive control"
     with tempfile.TemporaryDirectory(dir="/run") as folder:
         os.chmod(folder, 0o755)
-        for name, text in (("s.py", "def run(config, shared): return 1\n"), ("s.sh", "#!/bin/sh\necho 1 > $CLOVE_RESULT\n")):
+        for name, text in (
+            ("s.py", "def run(config, shared): return 1\n"),
+            ("s.sh", "#!/bin/sh\necho 1 > $CLOVE_RESULT\n"),
+        ):
             script = Path(folder) / name
             script.write_text(text)
             script.chmod(0o755)
