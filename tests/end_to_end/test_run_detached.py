@@ -165,7 +165,7 @@ def test_stop_is_refused_while_agents_run(house: House) -> None:
     house.clove("kill", "busy").ok()
     house.clove("wait", "busy")
     house.clove("stop").ok()
-    assert house.kernel_pids() == []
+    until(lambda: not house.kernel_pids(), "the end of the kernel")
 
 
 def test_waiting_with_a_limit(house: House) -> None:

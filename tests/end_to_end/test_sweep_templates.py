@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from deadline import until
 from house import House, finish
@@ -93,3 +95,20 @@ def test_a_changed_module_beside_the_script_is_loaded_anew(house: House) -> None
     house.write("lib.py", "VALUE = 'new'\n")
     house.clove("sweep", "run", "s.py", "--grid", "a=1").ok()
     assert house.results()[0]["result"] == "new"
+
+
+def test_a_template_loads_with_one_thread_and_its_tasks_get_their_share(house: House) -> None:
+    house.write("n.py", """
+        import os
+
+        def setup():
+            return os.environ["OMP_NUM_THREADS"]
+
+        def run(config, shared):
+            return [shared, os.environ["OMP_NUM_THREADS"]]
+    """)  # fmt: skip
+    cpus = len(os.sched_getaffinity(0))
+    house.clove("sweep", "run", "n.py", "--grid", "a=1", "-j", "1").ok()
+    assert house.results()[0]["result"] == ["1", str(cpus)]
+    house.clove("sweep", "run", "n.py", "--grid", "a=1", "-j", "1", "-e", "OMP_NUM_THREADS=3").ok()
+    assert house.results()[0]["result"] == ["1", "3"]

@@ -414,6 +414,7 @@ impl Shell {
         let mut env: std::collections::BTreeMap<String, String> = run.spec.env.clone();
         env.extend(cells::task_env(run, a, seed));
         env.insert("CLOVE_CWD".to_owned(), run.spec.cwd.clone().unwrap_or_else(|| "/work".to_owned()));
+        let threads = cells::warm_threads(state, run, a.limits.cpu_milli, &mut env);
         let body = TaskNextReply {
             run: run.id,
             task: index,
@@ -421,7 +422,7 @@ impl Shell {
             name: run.task_name(index),
             config: task.spec.config.clone(),
             seed,
-            threads: cells::threads_for(state, run, a.limits.cpu_milli),
+            threads,
             env,
             mode: cells::task_mode(run).to_owned(),
             payload_blob: task.spec.payload_blob.clone(),
@@ -578,7 +579,9 @@ impl Shell {
         let place = a.and_then(|a| Some((a.run?, a.task?, a.attempt)));
         let idle = a.is_none_or(|a| a.idle);
         let cold = cell.purpose == Purpose::Cold;
-        let (Some((run, task, attempt)), Some(scratch), false) = (place, cell.scratch.as_ref(), idle) else {
+        // What can't be noted isn't kept either; and the folder may be gone.
+        let lost = idle || self.broken.is_some();
+        let (Some((run, task, attempt)), Some(scratch), false) = (place, cell.scratch.as_ref(), lost) else {
             self.drivers.discard(cell);
             return self.finish_log(id, status, usage, Harvest { result: None, result_error: None });
         };

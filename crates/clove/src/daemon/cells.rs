@@ -7,7 +7,7 @@ use clove_abi::run::{Mount, RunKind, TemplateSpec};
 use clove_kernel::effect::ReplyTo;
 use clove_kernel::state::{Agent, Run, State};
 use clove_sandbox::protocol::{CellPolicy, Token};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::OwnedFd;
 
 /// Inside, an agent's own socket.
@@ -139,9 +139,23 @@ fn base_env(env: &mut Vec<(String, String)>) {
     }
 }
 
-/// The names that libraries read for their number of threads.
+/// The names that libraries read for their number of threads, when they are loaded.
+const THREAD_NAMES: [&str; 4] =
+    ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"];
+
+/// The threads of a task in a process of a template: what its owner asked for, else `threads_for`. The environment
+/// is told too, for libraries that the task loads itself.
+pub fn warm_threads(state: &State, run: &Run, cpu_milli: u32, env: &mut BTreeMap<String, String>) -> u32 {
+    let asked = run.spec.env.get(THREAD_NAMES[0]).and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    let threads = asked.unwrap_or_else(|| threads_for(state, run, cpu_milli));
+    for k in THREAD_NAMES {
+        env.entry(k.to_owned()).or_insert_with(|| threads.to_string());
+    }
+    threads
+}
+
 fn thread_env(env: &mut Vec<(String, String)>, threads: u32) {
-    for k in ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"] {
+    for k in THREAD_NAMES {
         if !env.iter().any(|(have, _)| have == k) {
             env.push((k.to_owned(), threads.to_string()));
         }
@@ -227,10 +241,11 @@ fn sdk_mounts(mounts: &[Mount], sdk: &Sdk) -> Vec<Mount> {
 }
 
 /// The environment that a template and all its agents share.
-fn warm_env(state: &State, run: &Run) -> Vec<(String, String)> {
+fn warm_env(run: &Run) -> Vec<(String, String)> {
     let mut env: Vec<(String, String)> = run.spec.env.iter().map(|(k, v)| (k.clone(), v.clone())).collect();
-    let threads = threads_for(state, run, run.spec.limits.cpu_milli.unwrap_or(0));
-    thread_env(&mut env, threads);
+    // One thread while it loads, whatever its tasks get: threads can't be forked. Each task sets its own number.
+    env.retain(|(k, _)| !THREAD_NAMES.contains(&k.as_str()));
+    thread_env(&mut env, 1);
     for (k, v) in [
         ("PYTHONDONTWRITEBYTECODE", "1"),
         ("PYTHONUNBUFFERED", "1"),
@@ -253,7 +268,7 @@ fn warm_env(state: &State, run: &Run) -> Vec<(String, String)> {
 
 /// The cell of a run's template. What it may use itself is bounded by the machine, not by one task's limits.
 pub fn template_policy(state: &State, run: &Run, spec: &TemplateSpec, sdk: &Sdk, owner: Owner) -> CellPolicy {
-    let mut env = warm_env(state, run);
+    let mut env = warm_env(run);
     env.push(("CLOVE_TEMPLATE_SPEC".to_owned(), TEMPLATE_SPEC_INSIDE.to_owned()));
     env.push(("CLOVE_TEMPLATE_LIB".to_owned(), LIBRARY_INSIDE.to_owned()));
     let mut limits = state.defaults.clone();
@@ -280,18 +295,12 @@ pub fn template_policy(state: &State, run: &Run, spec: &TemplateSpec, sdk: &Sdk,
 }
 
 /// The cell of an embryo: everything that a handing over can't set.
-pub fn embryo_policy(
-    state: &State,
-    run: &Run,
-    limits: &clove_abi::Limits,
-    sdk: &Sdk,
-    owner: Owner,
-) -> CellPolicy {
+pub fn embryo_policy(run: &Run, limits: &clove_abi::Limits, sdk: &Sdk, owner: Owner) -> CellPolicy {
     CellPolicy {
         label: label(&run.spec.name),
         limits: limits.clone(),
         mounts: sdk_mounts(&run.spec.mounts, sdk),
-        env: warm_env(state, run),
+        env: warm_env(run),
         cwd: "/work".to_owned(),
         profile: run.spec.profile,
         tty: None,

@@ -270,7 +270,7 @@ impl Shell {
         }
         let Some(run) = a.run.and_then(|r| self.core.state.runs.get(&r)) else { return };
         let Ok(sdk) = self.sdk.clone() else { return };
-        let policy = cells::embryo_policy(&self.core.state, run, &a.limits, &sdk, self.owner);
+        let policy = cells::embryo_policy(run, &a.limits, &sdk, self.owner);
         let key = pool_key(&policy);
         let run_id = run.id;
         let Some(t) = self.templates.get_mut(&template) else { return };
