@@ -237,6 +237,21 @@ def test_a_folder_that_agents_write_leads_nowhere_else(house: House) -> None:
         (shared / "old").rename(shared / "sub")
 
 
+def test_no_program_of_the_operators_is_left_behind(house: House) -> None:
+    """What an agent makes in a folder that it may write is the operator's; so it must not run as the operator."""
+    shared = house.work / "shared"
+    shared.mkdir()
+    line = "cp /usr/bin/id /s/id; chmod 755 /s/id; chmod 6755 /s/id || echo refused; install -m 4755 /usr/bin/id /s/id2"
+    ended = house.clove("run", "-v", f"{shared}:/s:rw", "--", "sh", "-c", line)
+    assert "refused" in ended.out, f"\n{ended}"
+    modes = {p.name: p.stat().st_mode & 0o7777 for p in shared.iterdir()}
+    assert modes["id"] == 0o755 and not modes.get("id2", 0) & 0o6000, modes
+    # The control: what it makes is the operator's indeed, and runs.
+    assert (shared / "id").stat().st_uid == os.getuid()
+    (shared / "id").chmod(0o6755)
+    assert (shared / "id").stat().st_mode & 0o7777 == 0o6755
+
+
 # --- what all share
 
 

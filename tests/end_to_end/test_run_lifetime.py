@@ -43,7 +43,7 @@ def test_data_directory_is_private(house: House) -> None:
 def test_the_kernel_leaves_when_idle_and_the_next_command_starts_another(house: House) -> None:
     serve = house.start("serve", "--idle-timeout", "300ms")
     assert finish(serve, patience=30).code == 0
-    assert house.kernel_pids() == []
+    until(lambda: not house.kernel_pids(), "the end of the kernel")
     assert house.clove("run", "--", "echo", "back").out == "back\n"
 
 

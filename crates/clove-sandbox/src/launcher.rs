@@ -24,7 +24,7 @@ use cell::{Cell, Retired};
 use clove_sys::clone::{self, SingleThreaded};
 use clove_sys::seccomp::Instruction;
 use poller::{Poller, Source};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::PathBuf;
@@ -128,7 +128,10 @@ pub(crate) struct Launcher {
     filters: Filters,
     /// Groups whose processes have ended, but which couldn't be removed yet.
     removals: Vec<Group>,
-    removal_wait: Option<Duration>,
+    /// Cells whose end has been begun.
+    ending: BTreeSet<Token>,
+    /// When groups and strays are looked after next, though nothing happens.
+    sweep_wait: Option<Duration>,
     /// Children without a pidfd of ours that may have to be reaped.
     strays: u32,
     /// What templates that have ended leave for the time of their last agent.
@@ -141,6 +144,13 @@ pub(crate) struct Launcher {
     /// /dev/null, for a stdin that nobody gives.
     null: OwnedFd,
     leaving: bool,
+}
+
+/// Tells the operator, in the kernel's log. On a full disk that fails, and `eprintln!` would panic: everything that the
+/// launcher holds would die of it.
+fn say(text: &str) {
+    use std::io::Write as _;
+    let _ = std::io::stderr().write_all(format!("clove launcher: {text}\n").as_bytes());
 }
 
 impl Launcher {
@@ -178,7 +188,8 @@ impl Launcher {
                 strict: seccomp::agent_filter(Profile::Strict),
             },
             removals: Vec::new(),
-            removal_wait: None,
+            ending: BTreeSet::new(),
+            sweep_wait: None,
             strays: 0,
             retired: Vec::new(),
             late: Vec::new(),
@@ -194,11 +205,11 @@ impl Launcher {
     fn serve(&mut self) -> i32 {
         loop {
             let (late, expected) = (self.end_late_templates(), self.end_overdue_embryos());
-            let at_most = [late, expected, self.removal_wait].into_iter().flatten().min();
+            let at_most = [late, expected, self.sweep_wait].into_iter().flatten().min();
             let sources = match self.poller.wait(self.link.wants_write(), &self.link, at_most) {
                 Ok(sources) => sources,
                 Err(e) => {
-                    eprintln!("clove launcher: epoll_wait failed: {e}");
+                    say(&format!("epoll_wait failed: {e}"));
                     self.kill_everything();
                     return 1;
                 }
@@ -206,10 +217,7 @@ impl Launcher {
             for source in sources {
                 self.handle(source);
             }
-            if !self.removals.is_empty() {
-                self.retry_removals();
-            }
-            self.reap_strays();
+            self.sweep();
             if self.link.flush().is_err() {
                 self.leaving = true;
             }
@@ -247,7 +255,7 @@ impl Launcher {
                 }
             }
             Err(e) => {
-                eprintln!("clove launcher: {e}");
+                say(&e.to_string());
                 self.leaving = true;
             }
         }

@@ -473,11 +473,11 @@ fn last_words_arrive(rig: &mut Rig) {
 fn what_it_leaves_running_is_seen(rig: &mut Rig) {
     let wait = "import time\nif os.fork() == 0:\n    time.sleep(100)\n    os._exit(0)";
     let (t, _) = template(rig, "", wait);
-    refused(rig, t, "1 processes that it has started still run");
+    refused(rig, t, "1 process that it has started still runs");
     // Out of its sight, but not out of its group; and what says that there is one thread isn't believed.
     let daemon = "import time\npid = os.fork()\nif pid == 0:\n    os.setsid()\n    if os.fork() == 0: time.sleep(100)\n    os._exit(0)\nos.waitpid(pid, 0)";
     let (t, _) = template(rig, "", daemon);
-    refused(rig, t, "1 processes that it has started still run");
+    refused(rig, t, "1 process that it has started still runs");
     let thread = "threading.Thread(target=time.sleep, args=(100,), daemon=True).start()\nsay_ready(control)\ntime.sleep(100)";
     let (t, _) = template(rig, "", &forging(thread));
     refused(rig, t, "2 threads");
@@ -513,6 +513,47 @@ fn what_stops_is_ended(_: &mut Rig) {
     }
 }
 
+/// Children of the launcher that it wasn't told of: the init of a PID namespace can't end before they are waited for.
+fn children_that_nobody_was_told_of_hold_up_no_end(rig: &mut Rig) {
+    let code = r#"
+def strays():
+    for end_now in True, False:
+        if sibling()[0] == 0:
+            if not end_now: time.sleep(1000)
+            os._exit(0)
+honest, answered = embryo(code="print('done')"), []
+def make(request):
+    made = honest(request)
+    strays()
+    return made
+say_ready(control)
+# In its own PID namespace; later ones in the cells'.
+for request in requests(control):
+    if not answered: strays()
+    answered.append(request)
+    pid, pidfd, errno = make(request)
+    answer(control, request.token, pid, pidfd, errno)
+    for fd in request.fds: os.close(fd)
+"#;
+    let t = ready(rig, "", &forging(code));
+    for _ in 0..2 {
+        let (event, out, err) = embryo(rig, t).finish(rig);
+        assert!(matches!(event, Event::Exited { status: Status::Code(0), .. }), "{event:?} {err}");
+        assert_eq!(out, "done\n");
+    }
+    end(rig, t);
+    nothing_is_left(rig);
+}
+
+fn nothing_is_left(rig: &Rig) {
+    let children = format!("/proc/{0}/task/{0}/children", rig.launcher_pid);
+    let until = Instant::now() + Duration::from_secs(20);
+    while !std::fs::read_to_string(&children).unwrap().trim().is_empty() {
+        assert!(Instant::now() < until, "the launcher has children left");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn nothing_of_it_is_left(rig: &mut Rig) {
     let t = ready(rig, "", "");
     let a = embryo(rig, t);
@@ -522,12 +563,7 @@ fn nothing_of_it_is_left(rig: &mut Rig) {
     let mut kernel = &a.kernel;
     kernel.write_all(b"g").unwrap();
     assert!(matches!(rig.expect_end(a.token), Event::Exited { status: Status::Code(0), .. }));
-    let children = format!("/proc/{0}/task/{0}/children", rig.launcher_pid);
-    let until = Instant::now() + Duration::from_secs(10);
-    while !std::fs::read_to_string(&children).unwrap().trim().is_empty() {
-        assert!(Instant::now() < until, "the launcher has children left");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    nothing_is_left(rig);
 }
 
 fn main() {
@@ -557,6 +593,7 @@ fn main() {
         ("last_words_arrive", last_words_arrive),
         ("what_it_leaves_running_is_seen", what_it_leaves_running_is_seen),
         ("what_stops_is_ended", what_stops_is_ended),
+        ("children_that_nobody_was_told_of_hold_up_no_end", children_that_nobody_was_told_of_hold_up_no_end),
         ("nothing_of_it_is_left", nothing_of_it_is_left),
     ]);
 }

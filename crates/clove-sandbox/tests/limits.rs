@@ -128,6 +128,26 @@ fn tcp_buffers_have_an_end(rig: &mut Rig) {
     }
 }
 
+/// When the whole machine is out of memory.
+fn agents_go_before_the_hosts_own(rig: &mut Rig) {
+    let line =
+        "cat /proc/self/oom_score_adj; echo 499 > /proc/self/oom_score_adj; cat /proc/self/oom_score_adj";
+    let end = rig.sh(line);
+    let own: i32 = std::fs::read_to_string("/proc/self/oom_score_adj").unwrap().trim().parse().unwrap();
+    assert!(own < 500 && end.stdout.starts_with("500\n"), "{end:?}");
+    // A launcher without CAP_SYS_RESOURCE can't keep an agent from taking it back.
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let caps = status.lines().find_map(|l| l.strip_prefix("CapEff:\t")).unwrap();
+    if u64::from_str_radix(caps, 16).unwrap() & 1 << 24 != 0 {
+        assert_eq!(end.stdout, "500\n500\n", "{end:?}");
+    }
+    let t = rig::warm::ready(rig, "print(open('/proc/self/oom_score_adj').read())", "");
+    let (_, out, _) = rig::warm::embryo(rig, t).finish(rig);
+    assert_eq!(out.trim(), "500");
+    rig.send(Request::Kill { token: t }, &[]);
+    rig.expect_end(t);
+}
+
 /// What whoever started the kernel may do with priorities, agents may not.
 fn priorities_arent_handed_on(_: &mut Rig) {
     use rustix::process::{Resource, Rlimit, setrlimit};
@@ -244,6 +264,7 @@ fn main() {
         ("the_disk_is_one_bound_for_all_folders", the_disk_is_one_bound_for_all_folders),
         ("open_files_are_counted", open_files_are_counted),
         ("tcp_buffers_have_an_end", tcp_buffers_have_an_end),
+        ("agents_go_before_the_hosts_own", agents_go_before_the_hosts_own),
         ("priorities_arent_handed_on", priorities_arent_handed_on),
         ("fifty_stubborn_children_die_at_once", fifty_stubborn_children_die_at_once),
         (

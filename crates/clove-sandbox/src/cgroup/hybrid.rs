@@ -198,8 +198,11 @@ impl Backend for Hybrid {
     }
 
     fn processes(&self, group: &Group) -> Vec<i32> {
-        let trees = [&self.unified, &self.pids, &self.memory, &self.freezer];
-        trees.into_iter().flatten().next().map(|t| files::processes(&t.group(group))).unwrap_or_default()
+        // A template may have entered only some of them.
+        let mut all: Vec<i32> = self.trees().iter().flat_map(|t| files::processes(&t.group(group))).collect();
+        all.sort_unstable();
+        all.dedup();
+        all
     }
 
     fn remove(&self, group: &Group) -> bool {

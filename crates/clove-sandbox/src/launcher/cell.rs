@@ -75,6 +75,8 @@ pub struct Retired {
     pub token: Token,
     pub first_id: u32,
     pub init: Option<Process>,
+    /// The last of its agents has ended, so its init has been told to.
+    pub is_ending: bool,
 }
 
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use super::cell::{Cell, Failure, Kind, Process};
 use super::failures::{failure, namespace_hint};
-use super::ground::{candidates, environment, setup_pair, strings, write_maps};
+use super::ground::{candidates, environment, goes_first, setup_pair, strings, write_maps};
 use super::poller::Source;
 use super::{Launcher, NAMESPACES};
 use crate::compile::{self, c_string};
@@ -74,6 +74,7 @@ impl Launcher {
         let pid = child.pid;
         cell.first = Some(Process { pid, pidfd: child.pidfd });
         cell.setup = Some(ours);
+        goes_first(pid);
         write_maps(pid, AGENT_ID, cell.uid, 1)
     }
 

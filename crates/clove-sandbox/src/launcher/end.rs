@@ -40,6 +40,7 @@ impl Launcher {
             Kind::Warm(w) => w.embryo.take(),
         };
         cell.status.get_or_insert(status);
+        self.ending.insert(token);
         if let Some(first) = cell.first.as_ref().filter(|_| matches!(cell.kind, Kind::Warm(_))) {
             let _ = pidfd_send_signal(&first.pidfd, Signal::KILL);
         }
@@ -54,6 +55,7 @@ impl Launcher {
         if self.cells.get(&token).is_some_and(Cell::is_over)
             && let Some(cell) = self.cells.remove(&token)
         {
+            self.ending.remove(&token);
             self.finish(cell);
         }
     }
@@ -137,7 +139,7 @@ impl Launcher {
                     self.poller.remove(&control, Source::Control(token));
                 }
                 let init = cell.first.take();
-                self.retired.push(Retired { token, first_id: t.first_id, init });
+                self.retired.push(Retired { token, first_id: t.first_id, init, is_ending: false });
             }
             Kind::Warm(w) => {
                 if let Some(outcome) = w.outcome.take() {
@@ -155,12 +157,13 @@ impl Launcher {
     /// When the last agent of a template has ended too, its init may go; and then its ids are free again.
     fn free_retired(&mut self) {
         let (cells, uids) = (&self.cells, &mut self.uids);
-        self.retired.retain(|r| {
+        self.retired.retain_mut(|r| {
             let in_use = cells.values().any(|c| matches!(&c.kind, Kind::Warm(w) if w.template == r.token));
             match &r.init {
                 _ if in_use => true,
                 Some(init) => {
                     let _ = pidfd_send_signal(&init.pidfd, Signal::KILL);
+                    r.is_ending = true;
                     true
                 }
                 None => {
@@ -203,15 +206,31 @@ impl Launcher {
             }
             true
         });
-        self.removal_wait = match self.removals.is_empty() {
+    }
+
+    /// What nobody tells of: groups that can be removed now, children that have ended. As long as there is something to
+    /// wait for, it is looked for again, less and less often.
+    pub(super) fn sweep(&mut self) {
+        if !self.removals.is_empty() {
+            self.retry_removals();
+        }
+        self.reap_strays();
+        let quiet = self.removals.is_empty() && !self.may_be_held_up();
+        self.sweep_wait = match quiet {
             true => None,
-            false => Some(self.removal_wait.map_or(FIRST_WAIT, |w| (w * 2).min(LAST_WAIT))),
+            false => Some(self.sweep_wait.map_or(FIRST_WAIT, |w| (w * 2).min(LAST_WAIT))),
         };
     }
 
+    /// Somebody's end has been begun. The init of a PID namespace waits for all that is in it, and a template may have put
+    /// children of the launcher there that the launcher wasn't told of.
+    fn may_be_held_up(&self) -> bool {
+        !self.ending.is_empty() || self.retired.iter().any(|r| r.is_ending)
+    }
+
     /// Helpers, and what templates have left behind, come to the launcher when they end.
-    pub(super) fn reap_strays(&mut self) {
-        while self.strays > 0 || !self.removals.is_empty() {
+    fn reap_strays(&mut self) {
+        while self.strays > 0 || !self.removals.is_empty() || self.may_be_held_up() {
             let Some(pid) = clove_sys::reap::peek_ended() else { return };
             if self.owns(pid) {
                 // Its own pidfd brings it up next; the strays behind it wait for that.

@@ -126,6 +126,17 @@ pub fn namespace_of(pid: i32, name: &str) -> Result<OwnedFd, Failure> {
     file.map(OwnedFd::from).map_err(|e| from_io("namespaces", &e, "a namespace of the cell", ""))
 }
 
+/// How much sooner than the host's own processes an agent's are ended when the whole machine is out of memory, in
+/// thousandths of it (proc_pid_oom_score_adj(5)).
+const FIRST_TO_GO: &str = "500";
+
+/// Agents have limits, and all of them together fit; but templates and the host's own programs come on top. Written by a
+/// launcher with CAP_SYS_RESOURCE, nobody inside can take it back.
+pub fn goes_first(pid: i32) {
+    // A host that refuses is as before.
+    let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), FIRST_TO_GO);
+}
+
 /// The maps of a user namespace whose parent is the launcher's: `inside` first id inside, `outside` on the host.
 pub fn write_maps(pid: i32, inside: u32, outside: u32, count: u32) -> Result<(), Failure> {
     let line = format!("{inside} {outside} {count}");

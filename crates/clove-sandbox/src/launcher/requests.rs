@@ -73,6 +73,7 @@ impl Launcher {
     /// SIGKILL to everything there is of a cell now.
     pub(super) fn end_processes(&mut self, token: Token) {
         let Some(cell) = self.cells.get_mut(&token) else { return };
+        self.ending.insert(token);
         if let Some(group) = &cell.group {
             self.cgroups.kill(group);
         }
@@ -110,14 +111,14 @@ impl Launcher {
         let Some(group) = &cell.group else { return };
         match self.cgroups.set_limits(group, &limits) {
             Ok(()) => cell.policy.limits = limits,
-            Err(e) => eprintln!("clove launcher: new limits for {}: {e}", cell.policy.label),
+            Err(e) => super::say(&format!("new limits for {}: {e}", cell.policy.label)),
         }
     }
 
     fn freeze(&mut self, token: Token, frozen: bool) {
         let Some(group) = self.cells.get(&token).and_then(|c| c.group.as_ref()) else { return };
         if let Err(e) = self.cgroups.freeze(group, frozen) {
-            eprintln!("clove launcher: freezing {}: {e}", group.0);
+            super::say(&format!("freezing {}: {e}", group.0));
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::cell::{Cell, Failure, Kind, Process, State, Template};
 use super::failures::{failure, from_io, namespace_hint, wrong_descriptors};
-use super::ground::{candidates, environment, namespace_of, setup_pair, strings, write_maps};
+use super::ground::{candidates, environment, goes_first, namespace_of, setup_pair, strings, write_maps};
 use super::poller::Source;
 use super::{Launcher, NAMESPACES, verify};
 use crate::compile::{self, c_string};
@@ -191,6 +191,8 @@ impl Launcher {
         if cell.killed || cell.failure.is_some() {
             let _ = pidfd_send_signal(&process.pidfd, Signal::KILL);
         }
+        // And with it all that it forks.
+        goes_first(process.pid);
         let mut watched = self.poller.add(&process.pidfd, Source::Beside(token));
         if let Some(t) = cell.template() {
             t.process = Some(process);
@@ -256,8 +258,9 @@ impl Launcher {
                     return self.refuse_template(token, message, String::new());
                 }
                 if others > 0 {
+                    let (what, run) = if others == 1 { ("process", "runs") } else { ("processes", "run") };
                     let message = format!(
-                        "{others} processes that it has started still run after its setup; start them in the task"
+                        "{others} {what} that it has started still {run} after its setup; start what is needed in the task"
                     );
                     return self.refuse_template(token, message, String::new());
                 }

@@ -264,6 +264,10 @@ impl Launcher {
                 }
                 self.check_embryo(token);
             }
+            (0, Some(pidfd), None) if pid_of(&pidfd).is_none() => {
+                let message = "the embryo ended before it was looked at";
+                self.fail(token, failure("embryo", Errno::CHILD, message, "see the template's output"));
+            }
             (0, ..) => {
                 self.strays += 1;
                 let message = "the template gave back something that isn't a new child of the launcher";

@@ -20,6 +20,13 @@ pub enum Check {
         arg: u32,
         bits: u32,
     },
+    /// Any of these bits is set in the low half of one argument, and any of those in that of another.
+    BitsWithBits {
+        arg: u32,
+        bits: u32,
+        other: u32,
+        other_bits: u32,
+    },
     /// The low half equals one of these. (The kernel takes an int or u32 there and ignores the rest.)
     OneOf {
         arg: u32,
@@ -191,6 +198,13 @@ fn conditional(check: &Check, verdict: Verdict) -> Vec<Instruction> {
         Check::AnyBit { arg, bits } => {
             vec![op(LD, 0, 0, at_arg(*arg)), op(JSET, 0, 1, *bits), refuse(verdict)]
         }
+        Check::BitsWithBits { arg, bits, other, other_bits } => vec![
+            op(LD, 0, 0, at_arg(*arg)),
+            op(JSET, 0, 3, *bits),
+            op(LD, 0, 0, at_arg(*other)),
+            op(JSET, 0, 1, *other_bits),
+            refuse(verdict),
+        ],
         Check::OneOf { arg, values } => {
             let mut out = vec![op(LD, 0, 0, at_arg(*arg))];
             out.extend(refuse_if(values, verdict));

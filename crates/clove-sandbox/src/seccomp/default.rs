@@ -98,6 +98,42 @@ fn packet_filters(level: c_int) -> Check {
     Check::Both { arg: 1, is: level as u32, other: 2, mask: !0, values: vec![64, 65, 96, 97, 128, 129] }
 }
 
+/// Calls that give a file its mode: number, which argument that is, and which one has O_CREAT in it, if that is needed.
+const MODES: &[(c_long, u32, Option<u32>)] = &[
+    (SYS_fchmod, 1, None),
+    (SYS_fchmodat, 2, None),
+    (452, 2, None), // fchmodat2 (Linux 6.6)
+    (SYS_mknodat, 2, None),
+    (SYS_openat, 3, Some(2)),
+    #[cfg(target_arch = "x86_64")]
+    (SYS_chmod, 1, None),
+    #[cfg(target_arch = "x86_64")]
+    (SYS_mknod, 1, None),
+    #[cfg(target_arch = "x86_64")]
+    (SYS_creat, 1, None),
+    #[cfg(target_arch = "x86_64")]
+    (SYS_open, 2, Some(1)),
+];
+
+/// A file of the operator's that runs as the operator, whoever starts it: an agent could leave that in a folder that it
+/// may write, for another user of the host.
+fn no_setuid_files() -> impl Iterator<Item = Rule> {
+    let bits = S_ISUID | S_ISGID;
+    let modes = MODES.iter().map(move |(number, mode, flags)| {
+        let check = match flags {
+            None => Check::AnyBit { arg: *mode, bits },
+            // Without O_CREAT there is no mode, and anything in its place.
+            Some(flags) => {
+                let making = (O_CREAT | O_TMPFILE & !O_DIRECTORY) as u32;
+                Check::BitsWithBits { arg: *flags, bits: making, other: *mode, other_bits: bits }
+            }
+        };
+        rule(*number, check, EPERM)
+    });
+    // Its mode lies in memory, where no filter sees it: programs fall back to openat.
+    modes.chain([rule(SYS_openat2, Check::Always, ENOSYS)])
+}
+
 /// In the order in which they are tested.
 pub fn rules() -> Vec<Rule> {
     let mut rules: Vec<Rule> =
@@ -149,5 +185,6 @@ pub fn rules() -> Vec<Rule> {
         rule(SYS_setrlimit, Check::OneOf { arg: 0, values: vec![RLIMIT_CORE] }, 0),
         rule(SYS_prlimit64, Check::WithPointer { arg: 1, is: RLIMIT_CORE, pointer: 2 }, 0),
     ]);
+    rules.extend(no_setuid_files());
     rules
 }

@@ -160,6 +160,32 @@ def _():
     fcntl.fcntl(os.open(arg["bait"] + "/owned", os.O_RDONLY), 1024, fcntl.F_RDLCK)
 @probe("write_read_only_mount")
 def _(): open(arg["bait"] + "/owned", "w").close()
+# A file of the operator's that would run as the operator: each way to give a file its mode.
+SETUID = 0o4755
+def openat2(path):
+    how = struct.pack("QQQ", os.O_CREAT | os.O_WRONLY, SETUID, 0)
+    return sc(437, -100, c(path), ctypes.c_char_p(how), len(how))
+for name, make in {
+    "chmod": lambda p: (open(p, "w").close(), sc(90, c(p), SETUID)),
+    "chmod_setgid": lambda p: (open(p, "w").close(), sc(90, c(p), 0o2755)),
+    "fchmod": lambda p: sc(91, os.open(p, os.O_CREAT | os.O_WRONLY), SETUID),
+    "fchmodat": lambda p: (open(p, "w").close(), sc(268, -100, c(p), SETUID)),
+    "fchmodat2": lambda p: (open(p, "w").close(), sc(452, -100, c(p), SETUID, 0)),
+    "open": lambda p: sc(2, c(p), os.O_CREAT | os.O_WRONLY, SETUID),
+    "openat": lambda p: sc(257, -100, c(p), os.O_CREAT | os.O_WRONLY, SETUID),
+    "openat2": openat2,
+    "creat": lambda p: sc(85, c(p), SETUID),
+    "mknod": lambda p: sc(133, c(p), 0o100000 | SETUID, 0),
+    "mknodat": lambda p: sc(259, -100, c(p), 0o100000 | SETUID, 0),
+}.items():
+    @probe("setuid_file_by_" + name)
+    def _():
+        p = tmp + "/setuid"
+        try:
+            make(p)
+            if not os.stat(p).st_mode & 0o6000: raise OSError(errno.EPERM, "")
+        finally:
+            if os.path.exists(p): os.unlink(p)
 @probe("mode_of_dev_null")
 def _(): os.chmod("/dev/null", 0o666)
 @probe("write_own_net_settings")

@@ -41,12 +41,13 @@ pub fn run(args: &StopArgs) -> Outcome {
             });
         }
     };
-    let socket = session.paths.socket();
+    let paths = session.paths.clone();
     drop(session);
     let begun = Instant::now();
-    while Client::connect(&socket).is_ok() {
+    // Its last records are on the disk when it lets the lock go.
+    while Client::connect(&paths.socket()).is_ok() || paths.is_locked() {
         if begun.elapsed() > PATIENCE {
-            return Err(Failure::new(format!("the kernel still answers after {} s", PATIENCE.as_secs()))
+            return Err(Failure::new(format!("the kernel hasn't left after {} s", PATIENCE.as_secs()))
                 .hint("read kernel.log in the data directory"));
         }
         std::thread::sleep(Duration::from_millis(5));

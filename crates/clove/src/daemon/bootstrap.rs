@@ -100,6 +100,7 @@ fn start(options: &mut Options) -> anyhow::Result<Shell> {
     // The child closes everything but its socket, the lock's descriptor too: a dead kernel's launcher must not hold it.
     let (launcher_pid, mut link) =
         clove_sandbox::fork_launcher(config).context("the launcher can't be forked")?;
+    end_on_panic();
     let signals =
         clove_sys::signals::watch_terminate(!options.background).context("signals can't be watched")?;
 
@@ -168,6 +169,15 @@ fn start(options: &mut Options) -> anyhow::Result<Shell> {
     // Held until the process ends.
     std::mem::forget(lock);
     Ok(shell)
+}
+
+/// A thread that panics alone would leave everybody waiting for what it was to do. All there is to lose is in the
+/// journal, so the kernel ends, and the next one goes on from there.
+fn end_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        say!("a bug in CloveOS, so the kernel ends: {panic}");
+        std::process::abort();
+    }));
 }
 
 /// Waits for the launcher's first word: the name of its cgroup back end, or why it can't be set up.

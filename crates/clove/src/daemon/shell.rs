@@ -45,6 +45,11 @@ const SMALL_CHECKPOINT_BYTES: u64 = 256 << 10;
 /// A sweep of which no task has begun or ended for this long has stalled.
 const STALL_MS: u64 = 15 * 60_000;
 
+/// How long leaving may take.
+const LEAVING_MS: u64 = 10_000;
+/// How long a kernel whose journal has failed stays to say so.
+const HEARING_MS: u64 = 1_000;
+
 /// What an epoll event is about; 3 bits of the event's data, the rest is a number.
 pub const KIND_FRONT_DOOR: u64 = 0;
 const KIND_INBOX: u64 = 1;
@@ -365,6 +370,11 @@ impl Shell {
             let waiting = !self.parked.is_empty() || self.syncer.has_later() || self.checkpointing;
             // What waits for a journal that has failed waits for ever.
             let waiting = waiting && self.broken.is_none();
+            // Those who don't wait just now ask again soon, and should hear why there is no answer.
+            let heard = self.broken.is_none()
+                || now + LEAVING_MS >= deadline + HEARING_MS
+                || !self.connections.values().any(|c| matches!(c.who, Who::Operator { .. }));
+            let waiting = waiting || !heard;
             let quiet = self.cells.is_empty() && !waiting && flushed;
             return self.launcher_gone || quiet || now >= deadline;
         }
@@ -410,7 +420,7 @@ impl Shell {
     /// Begins to leave: everything is killed, what was journaled reaches the disk.
     pub fn stop(&mut self) {
         if self.stopping.is_none() {
-            self.stopping = Some(self.mono_ms() + 10_000);
+            self.stopping = Some(self.mono_ms() + LEAVING_MS);
             let seq = self.journal.head().seq;
             self.syncer.request(seq);
             self.end_all_cells();
