@@ -355,6 +355,22 @@ def test_what_cannot_be_a_template_is_named(
     assert h.stop() == 1
 
 
+def test_it_says_what_it_has_begun(host: Any) -> None:
+    h = host("def setup(): return 1\ndef run(config): return 1", preload=["json"])
+    h.event()
+    assert [what.split(" /")[0] for what in h.doing] == ["importing json", "loading", "setup()"]
+
+
+def test_a_result_that_is_too_large_is_refused_by_its_size(host: Any) -> None:
+    h = host("def run(config): return 'x' * config")
+    h.event()
+    assert len(h.fork().task(config=(8 << 20) - 1000)[0]["result"]) == (8 << 20) - 1000
+    done, _ = h.fork().task(config=9 << 20)
+    assert "result" not in done
+    assert done["exception"]["class"] == "cloveos.NotStorable"
+    assert done["exception"]["message"].startswith("result: 9.0 MiB as JSON, and at most 8 MiB are kept; ")
+
+
 def test_a_thread_that_ends_by_itself_and_a_closed_file_are_fine(host: Any) -> None:
     h = host(
         "import own_module\ndef run(c):\n    return 1\n",
