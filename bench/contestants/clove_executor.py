@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from concurrent.futures import as_completed
-
 import workload
 from cloveos import Executor
 from speech import Orders, Tally, emit
+from submitting import submit_all
 
 
 def main() -> None:
@@ -21,13 +20,7 @@ def main() -> None:
         setup=workload.warm,
         reuse=orders.reuse,
     ) as executor:
-        futures = {executor.submit(workload.trial, *call): call[0] for call in orders.calls()}
-        for future in as_completed(futures):
-            try:
-                tally.done(future.result())
-            except Exception as error:
-                tally.failed(futures[future], error)
-        tally.end()
+        submit_all(executor, orders, tally)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from concurrent.futures import as_completed
-
 from loky import ProcessPoolExecutor
 
 import workload
 from speech import Orders, Tally, emit
+from submitting import submit_all
 
 
 def main() -> None:
@@ -18,13 +17,7 @@ def main() -> None:
     emit("begin")
     cap = orders.memory_bytes if orders.faults else 0
     with ProcessPoolExecutor(orders.jobs, initializer=_start, initargs=(cap,)) as pool:
-        futures = {pool.submit(workload.trial, *call): call[0] for call in orders.calls()}
-        for future in as_completed(futures):
-            try:
-                tally.done(future.result())
-            except Exception as error:
-                tally.failed(futures[future], error)
-        tally.end()
+        submit_all(pool, orders, tally)
 
 
 def _start(cap_bytes: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 
 import workload
 from speech import Orders, Tally, emit
+from submitting import submit_all
 from warmed import warm_parent
 
 
@@ -19,13 +20,7 @@ def main() -> None:
     emit("begin")
     cap = partial(workload.cap_memory, orders.memory_bytes) if orders.faults else None
     with ProcessPoolExecutor(orders.jobs, mp_context=multiprocessing.get_context("fork"), initializer=cap) as pool:
-        futures = {pool.submit(workload.trial, *call): call[0] for call in orders.calls()}
-        for future in as_completed(futures):
-            try:
-                tally.done(future.result())
-            except Exception as error:
-                tally.failed(futures[future], error)
-        tally.end()
+        submit_all(pool, orders, tally)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Union
+from typing import Any, Dict, List, Optional, Sequence, Set, Union
 
 from deadline import PATIENCE, until
 
@@ -133,6 +134,24 @@ class House:
     def shown(self, run: str = "last") -> Dict[str, Any]:
         """What `clove sweep show` tells."""
         return self.json("sweep", "show", run)
+
+    def watch_done(self, run: str, done: Set[int]) -> threading.Thread:
+        """Notes which tasks `sweep watch` shows as done, until the kernel is gone or the sweep has ended."""
+        child = self.start("sweep", "watch", run, stderr=subprocess.DEVNULL)
+
+        def read() -> None:
+            assert child.stdout
+            for line in child.stdout:
+                try:
+                    change = json.loads(line)
+                except ValueError:
+                    return
+                if change["kind"] == "task" and change["task"]["state"] == "done":
+                    done.add(change["task"]["index"])
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        return thread
 
     def terminal(self, *args: str, env: Optional[Dict[str, str]] = None) -> Terminal:
         """`clove ARGS...` on a terminal of its own, as its session's leader."""

@@ -169,7 +169,7 @@ def test_who_isnt_root(house: House) -> None:
     shown.mkdir()
     shutil.copy(house.clove_bin, shown / "clove")
     env = {"CLOVE_HOME": str(theirs / "h")}
-    why = "it has to run as root for now, and this is uid 65534"
+    why = "it has to run as root, and this is uid 65534"
     hint = "  try: run the command with sudo; the agents themselves get unprivileged ids of their own"
     for command in (["run", "--", "true"], ["ps"], ["sweep", "ls"]):
         refused(

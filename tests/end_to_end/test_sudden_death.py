@@ -16,7 +16,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
@@ -99,21 +98,7 @@ class Sweep:
 
     def watch(self) -> threading.Thread:
         """Notes what is shown as done, until the kernel is gone or the sweep has ended."""
-        child = self.house.start("sweep", "watch", self.name, stderr=subprocess.DEVNULL)
-
-        def read() -> None:
-            assert child.stdout
-            for line in child.stdout:
-                try:
-                    change = json.loads(line)
-                except ValueError:
-                    return
-                if change["kind"] == "task" and change["task"]["state"] == "done":
-                    self.shown.add(change["task"]["index"])
-
-        thread = threading.Thread(target=read, daemon=True)
-        thread.start()
-        return thread
+        return self.house.watch_done(self.name, self.shown)
 
     def compare(self, when: str) -> str:
         """Everything that was shown is still so. The sweep's state."""

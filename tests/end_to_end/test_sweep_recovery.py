@@ -6,7 +6,6 @@ import collections
 import json
 import os
 import signal
-import subprocess
 import threading
 from typing import Dict, Set
 
@@ -55,22 +54,7 @@ class Trials:
 
     def watch(self) -> threading.Thread:
         """Notes what `sweep watch` shows as done, until the kernel is gone."""
-        child = self.house.start("sweep", "watch", "last", stderr=subprocess.DEVNULL)
-
-        def read() -> None:
-            assert child.stdout
-            for line in child.stdout:
-                try:
-                    change = json.loads(line)
-                except ValueError:
-                    return
-                task = change.get("task") or {}
-                if task.get("state") == "done":
-                    self.done.add(task["index"])
-
-        thread = threading.Thread(target=read, daemon=True)
-        thread.start()
-        return thread
+        return self.house.watch_done("last", self.done)
 
 
 @pytest.mark.parametrize("leave", ["hangup", "sigkill", "sigterm"])

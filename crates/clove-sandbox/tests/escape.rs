@@ -38,8 +38,8 @@ fn bait() -> Bait {
     Bait { _tcp: tcp, _abstract: unix, _folder: folder, shown, env: env.to_string() }
 }
 
-fn probe_source() -> String {
-    std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/rig/probe.py")).unwrap()
+fn probe_source() -> &'static str {
+    concat!(include_str!("rig/probe_kit.py"), include_str!("rig/probe.py"))
 }
 
 /// What works without a sandbox.
@@ -75,7 +75,7 @@ fn cold_programs_get_nothing(rig: &mut Rig) {
     let (mut cell, python) = rig::python_policy();
     cell.env.push(("PROBE".into(), bait.env.clone()));
     cell.mounts.push(rig::mount(bait.shown.path()));
-    let end = rig.run(cell, &[&python, "-c", &probe_source()]);
+    let end = rig.run(cell, &[&python, "-c", probe_source()]);
     let expected: &[&str] = if clove_sys::landlock::abi().is_some() { &[] } else { &["landlock"] };
     assert_eq!(end.missing_walls, expected);
     compare("cold", &end.stdout, &end.stderr, &control);

@@ -15,7 +15,7 @@ use std::path::Path;
 const STRICT: Profile = Profile::Strict;
 
 fn probe_source() -> &'static str {
-    include_str!("rig/strict_probe.py")
+    concat!(include_str!("rig/probe_kit.py"), include_str!("rig/strict_probe.py"))
 }
 
 fn results(text: &str, stderr: &str) -> BTreeMap<String, Value> {
@@ -92,8 +92,8 @@ fn templates_get_less(rig: &mut Rig) {
 fn nothing_of_the_escape_suite_works(rig: &mut Rig) {
     let (mut cell, python) = rig::python_policy();
     cell.profile = STRICT;
-    let probe = std::fs::read_to_string(rig_file("probe.py")).unwrap();
-    let end = rig.run(cell, &[&python, "-c", &probe]);
+    let probe = concat!(include_str!("rig/probe_kit.py"), include_str!("rig/probe.py"));
+    let end = rig.run(cell, &[&python, "-c", probe]);
     let inside = results(&end.stdout, &end.stderr);
     let worked: Vec<_> = inside.iter().filter(|(_, r)| *r == "ok").collect();
     assert!(inside.len() > 50 && worked.is_empty(), "{worked:?}");
@@ -113,10 +113,6 @@ fn one_filter_and_no_foreign_calls(rig: &mut Rig) {
                 ctypes.CFUNCTYPE(ctypes.c_int)(ctypes.addressof(ctypes.c_char.from_buffer(m)))()";
     let end = rig.run(cell, &[&python, "-c", i386]);
     assert_eq!(end.status(), Status::Signal(libc::SIGSYS), "{end:?}");
-}
-
-fn rig_file(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rig").join(name)
 }
 
 /// A cell with the workloads of `tests/strict` in it.

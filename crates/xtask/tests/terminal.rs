@@ -1,8 +1,7 @@
 //! Who may write to a terminal: one file of the command line, one of the daemon. All else goes through them, and what
 //! goes through them is escaped.
 
-use std::path::{Path, PathBuf};
-use xtask::{rust_words, workspace};
+use xtask::{rust_files, rust_words, workspace};
 
 /// Words that hold standard output or standard error, or write to them, and the files of `crates/clove/src` in which
 /// they may stand. A child's streams (`out.stdout`, `.stderr(Stdio::null())`) aren't ours.
@@ -26,7 +25,7 @@ const WRITERS: &[(&str, &[&str])] = &[
 fn only_the_chokepoints_write_to_a_terminal() {
     let root = workspace().join("crates/clove/src");
     let mut wrong = Vec::new();
-    for file in sources(&root) {
+    for file in rust_files(&root) {
         let name = file.strip_prefix(&root).expect("below").display().to_string();
         let source = std::fs::read_to_string(&file).expect("readable");
         for (word, allowed) in WRITERS.iter().filter(|(_, allowed)| !allowed.contains(&name.as_str())) {
@@ -75,21 +74,4 @@ fn every_exception_is_still_needed() {
         }
     }
     assert!(gone.is_empty(), "{}", gone.join("\n"));
-}
-
-fn sources(root: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    let mut folders = vec![root.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).expect("a source folder").flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|e| e == "rs") {
-                found.push(path);
-            }
-        }
-    }
-    assert!(found.len() > 50, "the sources weren't found");
-    found
 }

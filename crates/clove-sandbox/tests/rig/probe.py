@@ -1,44 +1,8 @@
 # What a hostile program would try. Prints one JSON object: name -> "ok" (it worked) or the errno's name.
 # Run unsandboxed as root it is the positive control: there each attempt works (and leaves nothing behind).
 import ctypes, ctypes.util, errno, json, os, signal, socket, struct, sys, tempfile
-libc = ctypes.CDLL(None, use_errno=True)
 arg = json.loads(os.environ.get("PROBE", "{}"))
-
-def sc(nr, *a):
-    r = libc.syscall(ctypes.c_long(nr), *[ctypes.c_void_p(x) if isinstance(x, int) else x for x in a])
-    if r < 0:
-        raise OSError(ctypes.get_errno(), "")
-    return r
-
-def forked(f):
-    """In a child, so that nothing of it stays."""
-    r, w = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            f(); e = 0
-        except OSError as x:
-            e = x.errno
-        except BaseException:
-            e = 255
-        os.write(w, bytes([e])); os._exit(0)
-    os.close(w)
-    got = os.read(r, 1); os.close(r); os.waitpid(pid, 0)
-    if not got:
-        raise OSError(errno.EIO, "killed")
-    if got[0]:
-        raise OSError(got[0], "")
-
 tmp = tempfile.mkdtemp()
-results = {}
-def probe(name):
-    def deco(f):
-        try:
-            forked(f)
-            results[name] = "ok"
-        except OSError as e:
-            results[name] = errno.errorcode.get(e.errno, str(e.errno))
-    return deco
 
 # The process whose memory and files are worth most: inside it is the cell's init, a copy of the launcher.
 INSIDE = os.getuid() != 0

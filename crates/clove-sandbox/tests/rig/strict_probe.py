@@ -1,32 +1,6 @@
 # What the default profile lets a program do and `strict` doesn't. Prints one JSON object: name -> "ok" (it worked) or the
 # errno's name. Under the default profile it is the positive control. Numbers of calls are those of x86-64.
 import ctypes, errno, fcntl, json, mmap, os, signal, socket, struct, tempfile
-libc = ctypes.CDLL(None, use_errno=True)
-
-def sc(nr, *a):
-    r = libc.syscall(ctypes.c_long(nr), *[ctypes.c_void_p(x) if isinstance(x, int) else x for x in a])
-    if r < 0:
-        raise OSError(ctypes.get_errno(), "")
-    return r
-
-results = {}
-def probe(name):
-    def deco(f):
-        r, w = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            try:
-                f(); e = 0
-            except OSError as x:
-                e = x.errno
-            except BaseException:
-                e = 255
-            os.write(w, bytes([e])); os._exit(0)
-        os.close(w)
-        got = os.read(r, 1); os.close(r); os.waitpid(pid, 0)
-        code = got[0] if got else -1
-        results[name] = "ok" if code == 0 else errno.errorcode.get(code, str(code))
-    return deco
 
 room = ctypes.create_string_buffer(4096)
 IPC_CREAT = 0o1000 | 0o600

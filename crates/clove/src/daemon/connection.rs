@@ -98,7 +98,7 @@ pub enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
     All,
-    /// The peer takes no more for now.
+    /// The socket is full until the peer has read some of it.
     Blocked,
     /// This turn's share of writing is used up.
     More,

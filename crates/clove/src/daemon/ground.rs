@@ -30,7 +30,7 @@ pub fn check_rights() -> Result<(), Refusal> {
     let uid = rustix::process::geteuid();
     if !uid.is_root() {
         return Err(Refusal::new(
-            format!("it has to run as root for now, and this is uid {}", uid.as_raw()),
+            format!("it has to run as root, and this is uid {}", uid.as_raw()),
             "run the command with sudo; the agents themselves get unprivileged ids of their own",
         ));
     }
